@@ -1,0 +1,43 @@
+# Every target is a few lines that CI calls too. `make` prints this list.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup run demo test lint format protos lock unit contract integration bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv, install the locked packages and build the local embedding model (skipped when done)
+	@$(PYTHON) scripts/setup.py
+
+run: setup ## Set everything up and run Wireroom on this machine (no Docker, root, keys or cloud)
+	@$(BIN)/wireroom run
+
+demo: setup ## Serve the sample feed and documents for the tour
+	@$(BIN)/wireroom demo
+
+test: setup ## Set everything up and run every check and test, quickest first
+	@$(BIN)/python scripts/run_tests.py
+
+lint: setup ## Style, types, architecture rules, generated code and lock freshness
+	@$(BIN)/python scripts/lint.py
+
+format: setup ## Format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+protos: setup ## Regenerate the code of protos/
+	@$(BIN)/python scripts/generate_protos.py
+
+lock: setup ## Resolve requirements.lock anew
+	@$(BIN)/python scripts/lock.py
+
+unit contract integration: setup
+	@$(BIN)/python scripts/run_tests.py $@
+
+bench: setup ## Measure what docs/benchmarks.md reports
+	@$(BIN)/python scripts/bench.py
+
+clean: ## Remove what setup made (not your data)
+	rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,104 @@
+"""Make `.venv`, install what `requirements.lock` names, build the embedding model. Each step says what it does and is skipped when done.
+
+Runs on any Python ≥ 3.11 with nothing installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+BUILD = ROOT / ".build"
+PYTHON = VENV / "bin" / "python"
+LOCK = ROOT / "requirements.lock"
+MEMBERS = (
+    ".",
+    "gateway",
+    "libs/common",
+    "protos",
+    "services/auth",
+    "services/chat",
+    "services/monitoring",
+    "services/news",
+    "services/rag",
+)
+
+
+def main() -> int:
+    """Run the steps; 0 when everything stands."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one script that runs before anything is installed
+        print(
+            f"Wireroom needs Python 3.11 or newer; this is {sys.version.split()[0]}. Say `make PYTHON=python3.12 …` to use another."
+        )
+        return 1
+    BUILD.mkdir(exist_ok=True)
+    if not _works(PYTHON):
+        step(f"making .venv with Python {sys.version.split()[0]}")
+        venv.EnvBuilder(with_pip=True, clear=True, symlinks=True).create(VENV)
+    version = _locked_version("uv")
+    if not _has_uv(version):
+        step(f"installing uv {version}")
+        _call([str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", f"uv=={version}"])
+    fingerprint = _fingerprint([LOCK, *(ROOT / member / "pyproject.toml" for member in MEMBERS)])
+    stamp = VENV / "wireroom-installed"
+    if not stamp.exists() or stamp.read_text() != fingerprint:
+        step("installing the packages of requirements.lock")
+        uv = [str(VENV / "bin" / "uv"), "pip"]
+        environment = {**os.environ, "UV_SYSTEM_CERTS": "1", "UV_PYTHON": str(PYTHON), "UV_NO_PROGRESS": "1"}
+        _call([*uv, "sync", "-q", "--require-hashes", str(LOCK)], environment)
+        step("installing the members of the workspace")
+        editable = [argument for member in MEMBERS for argument in ("-e", str(ROOT / member))]
+        _call([*uv, "install", "-q", "--no-deps", "--no-build-isolation", *editable], environment)
+        stamp.write_text(fingerprint)
+    model_stamp = BUILD / "models"
+    _call([str(PYTHON), "-m", "wireroom_rag.embedding.model_build", str(model_stamp)])
+    return 0
+
+
+def step(text: str) -> None:
+    """Say what happens now."""
+    print(f"[setup {time.strftime('%H:%M:%S')}] {text}", flush=True)
+
+
+def _works(python: Path) -> bool:
+    return python.exists() and subprocess.run([str(python), "-c", "import pip"], check=False, capture_output=True).returncode == 0
+
+
+def _has_uv(version: str) -> bool:
+    uv = VENV / "bin" / "uv"
+    if not uv.exists():
+        return False
+    shown = subprocess.run([str(uv), "--version"], check=False, capture_output=True, text=True).stdout
+    return shown.split()[1:2] == [version]
+
+
+def _locked_version(package: str) -> str:
+    for line in LOCK.read_text().splitlines():
+        if line.startswith(f"{package}=="):
+            return line.split("==")[1].split()[0].rstrip("\\").strip()
+    raise SystemExit(f"{LOCK.name} does not name {package}: run `make lock`.")
+
+
+def _fingerprint(paths: list[Path]) -> str:
+    digest = hashlib.sha256(sys.version.encode())
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _call(command: list[str], environment: dict[str, str] | None = None) -> None:
+    try:
+        subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=1800)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"This step failed (exit {error.returncode}): {' '.join(command)}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""`python -m wireroom` is the command `wireroom`."""
+
+import sys
+
+from wireroom.cli import main
+
+sys.exit(main())

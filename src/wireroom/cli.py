@@ -1,0 +1,188 @@
+"""The command `wireroom`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import aiohttp
+
+from wireroom import launch
+from wireroom.client import Client, ClientError
+from wireroom.demo import DEMO_ADDRESS
+from wireroom.modules import ROLES, SCHEMAS, roles_of, settings_of
+from wireroom_common.runtime.config_check import SettingsError, describe, load
+from wireroom_common.runtime.settings import RuntimeSettings
+
+ENV_FILE = Path(".env")
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        result: int = options.command(options)
+    except (SettingsError, ClientError, RuntimeError) as error:
+        print(f"wireroom: {error}", file=sys.stderr)
+        return 1
+    except aiohttp.ClientConnectionError:
+        print(f"wireroom: nothing answers at {options.url}: is `make run` running in another terminal?", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wireroom", description="Answers from your documents and the news, with citations it has checked."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run every role in one process, or one role")
+    run.add_argument("role", nargs="?", default="all", choices=["all", *ROLES])
+    run.set_defaults(command=_run)
+
+    migrate = commands.add_parser("migrate", help="make roles and schemas and bring them up to date")
+    migrate.add_argument("schemas", nargs="*", metavar="SCHEMA", help=f"of {', '.join(SCHEMAS)}; default: all")
+    migrate.set_defaults(command=_migrate)
+
+    check = commands.add_parser("config-check", help="show every setting, its value and its source")
+    check.add_argument("role", nargs="?", default="all", choices=["all", *ROLES])
+    check.set_defaults(command=_config_check)
+
+    keys = commands.add_parser("keys", help="make the keys with which the roles sign who a call is made for")
+    keys.add_argument("folder", type=Path)
+    keys.set_defaults(command=_keys)
+
+    token = commands.add_parser("admin-token", help="make a new one-time admin token (only while there is no user)")
+    token.set_defaults(command=_admin_token)
+
+    demo = commands.add_parser("demo", help="serve a sample feed and documents on this machine")
+    demo.add_argument("--address", default=DEMO_ADDRESS, help=f"host:port, default {DEMO_ADDRESS}")
+    demo.set_defaults(command=_demo)
+
+    join = commands.add_parser("join", help="redeem the admin token: make the first user and print an API key")
+    join.add_argument("--admin-token", default=os.environ.get("WIREROOM_ADMIN_TOKEN", ""), help="default: $WIREROOM_ADMIN_TOKEN")
+    join.add_argument("--email", required=True)
+    join.add_argument(
+        "--password-stdin", action="store_true", help="read the password from standard input; else one is made and shown"
+    )
+    join.set_defaults(command=_join)
+
+    upload = commands.add_parser("upload", help="upload a document and wait until it is searchable")
+    upload.add_argument("file", type=Path)
+    upload.add_argument("--wait", type=float, default=60, metavar="SECONDS")
+    upload.set_defaults(command=_upload)
+
+    feed = commands.add_parser("feed", help="add a news feed")
+    feed.add_argument("feed_url")
+    feed.set_defaults(command=_feed)
+
+    ask = commands.add_parser("ask", help="ask a question; the answer comes with its sources")
+    ask.add_argument("question")
+    ask.add_argument("--model", default="grounded")
+    ask.set_defaults(command=_ask)
+
+    for client in (join, upload, feed, ask):
+        client.add_argument(
+            "--url", default=os.environ.get("WIREROOM_URL", DEFAULT_URL), help="default: $WIREROOM_URL or %(default)s"
+        )
+    return parser
+
+
+def _runtime() -> RuntimeSettings:
+    return load(RuntimeSettings, ENV_FILE)
+
+
+def _run(options: argparse.Namespace) -> int:
+    runtime = _runtime()
+    return launch.run(options.role, runtime, settings_of(roles_of(options.role), runtime, ENV_FILE))
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    unknown = set(options.schemas) - set(SCHEMAS)
+    if unknown:
+        raise RuntimeError(f"There is no schema '{min(unknown)}'; there are {', '.join(SCHEMAS)}.")
+    launch.migrate(_runtime(), options.schemas or SCHEMAS)
+    return 0
+
+
+def _config_check(options: argparse.Namespace) -> int:
+    runtime = _runtime()
+    roles = settings_of(roles_of(options.role), runtime, ENV_FILE)
+    for line in describe([runtime, *roles.values()], ENV_FILE):
+        print(f"{line.name}={line.value}  [{line.source}]  {line.description}")
+    return 0
+
+
+def _keys(options: argparse.Namespace) -> int:
+    launch.make_keys(options.folder)
+    print(f"The keys of {', '.join(ROLES)} stand in {options.folder}: give each role its own .key file, and trusted.json to all.")
+    return 0
+
+
+def _admin_token(_options: argparse.Namespace) -> int:
+    print(asyncio.run(launch.admin_token(_runtime())))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from wireroom.demo.server import serve  # noqa: PLC0415 - only this command needs a web server
+
+    asyncio.run(serve(options.address))
+    return 0
+
+
+def _join(options: argparse.Namespace) -> int:
+    if not options.admin_token:
+        raise RuntimeError("--admin-token or WIREROOM_ADMIN_TOKEN is needed: `make run` printed it.")
+    password = sys.stdin.readline().rstrip("\n") if options.password_stdin else None
+    key, used = asyncio.run(Client(options.url).join(options.email, options.admin_token, password))
+    if password is None:
+        print(f"Your password, shown this once: {used}", file=sys.stderr)
+    print(key)
+    return 0
+
+
+def _client(options: argparse.Namespace) -> Client:
+    key = os.environ.get("OPENAI_API_KEY", "")
+    if not key:
+        raise RuntimeError("OPENAI_API_KEY is not set: export the key that `wireroom join` printed.")
+    return Client(options.url, key)
+
+
+def _upload(options: argparse.Namespace) -> int:
+    if not options.file.is_file():
+        raise RuntimeError(f"{options.file} is not a file.")
+    document = asyncio.run(_client(options).upload(options.file, options.wait))
+    print(
+        f"{document['name']}: {document['state']}, {document['pages']} pages, {document['chunks']} passages {document['reason'] or ''}"
+    )
+    return 0 if document["state"] == "indexed" else 1
+
+
+def _feed(options: argparse.Namespace) -> int:
+    feed = asyncio.run(_client(options).add_feed(options.feed_url))
+    print(f"{feed['title'] or feed['url']}: {feed['articles']} articles")
+    return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    async def ask() -> None:
+        sources: list[dict[str, str]] = []
+        async for chunk in _client(options).ask(options.question, options.model):
+            for choice in chunk.get("choices", []):
+                delta = choice["delta"]
+                print(delta.get("content") or "", end="", flush=True)
+                sources += [item["url_citation"] for item in delta.get("annotations") or []]
+        print()
+        for source in sources:
+            print(f"  {source['title']} — {source['url']}")
+
+    asyncio.run(ask())
+    return 0

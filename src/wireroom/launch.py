@@ -1,0 +1,136 @@
+"""Starts what a role needs on this machine, then hands over to the runtime."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import uvloop
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from wireroom import tour
+from wireroom.modules import CATALOGUE, ROLES, SCHEMAS, modules
+from wireroom_common import logging, telemetry
+from wireroom_common.clock import SystemClock
+from wireroom_common.db import Database, DatabaseUrl
+from wireroom_common.db.migrate import bootstrap, upgrade
+from wireroom_common.rpc import ensure_key
+from wireroom_common.runtime.embedded import EmbeddedPostgres, EmbeddedValkey
+from wireroom_common.runtime.infra import ProcessInfra
+from wireroom_common.runtime.process import Process
+from wireroom_common.runtime.settings import LogFormat, RuntimeSettings
+from wireroom_common.runtime.status import package_version
+
+EMBEDDED = "embedded:"
+
+
+def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) -> int:
+    """Run `role` until it is told to stop; 0 after a clean stop."""
+    json = runtime.log_format is LogFormat.JSON or (runtime.log_format is LogFormat.AUTO and not sys.stdout.isatty())
+    logging.configure(level=runtime.log_level, json=json, service=role)
+    tracing = telemetry.configure(service=role, version=package_version(), endpoint=runtime.otlp_endpoint)
+    with ExitStack() as stack:
+        stack.callback(tracing.shutdown)
+        if role != "all":
+            _refuse_embedded(role, runtime)
+        else:
+            runtime = stack.enter_context(servers(runtime))
+        if runtime.migrates_on_start:
+            migrate(runtime, [name for name in SCHEMAS if name in settings])
+        announcements: list[str] = []
+
+        async def main() -> None:
+            infra = ProcessInfra(
+                runtime, CATALOGUE, registry=CollectorRegistry(), clock=SystemClock(), announce=announcements.append
+            )
+            process = Process(modules(settings), infra)
+            await process.run(lambda running: tour.show(running.urls, announcements, interactive=role == "all"))
+
+        uvloop.run(main())
+    return 0
+
+
+def _refuse_embedded(role: str, runtime: RuntimeSettings) -> None:
+    missing = [
+        name
+        for name, value in (
+            ("WIREROOM_DATABASE_URL", runtime.database_url if role in SCHEMAS else ""),
+            ("WIREROOM_REDIS_URL", runtime.redis_url.get_secret_value() if role == "gateway" else ""),
+        )
+        if value == EMBEDDED
+    ]
+    if missing:
+        raise RuntimeError(f"A process of one role does not start servers of its own: set {' and '.join(missing)}.")
+
+
+@contextmanager
+def servers(runtime: RuntimeSettings) -> Iterator[RuntimeSettings]:
+    """The settings with the URLs of the servers that were started for `embedded:`; they are stopped at the end."""
+    updates: dict[str, object] = {}
+    with ExitStack() as stack:
+        if EMBEDDED in {runtime.database_url, runtime.redis_url.get_secret_value()}:
+            stack.enter_context(_only_process(runtime.data_dir))
+        data_dir = runtime.data_dir.resolve()
+        if runtime.database_url == EMBEDDED:
+            postgres = EmbeddedPostgres(data_dir)
+            stack.callback(postgres.stop)
+            url = postgres.start()
+            updates |= {
+                "database_url": url,
+                "database_admin_url": SecretStr(postgres.admin_url(url)),
+                "migrate_on_start": runtime.migrates_on_start,
+            }
+        if runtime.redis_url.get_secret_value() == EMBEDDED:
+            valkey = EmbeddedValkey(data_dir)
+            stack.callback(valkey.stop)
+            updates["redis_url"] = SecretStr(valkey.start())
+        yield runtime.model_copy(update=updates)
+
+
+@contextmanager
+def _only_process(data_dir: Path) -> Iterator[None]:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"Another process uses {data_dir}: stop it, or set WIREROOM_DATA_DIR to another folder.") from None
+        yield
+
+
+def migrate(runtime: RuntimeSettings, schemas: Sequence[str]) -> None:
+    """Make roles and schemas where an administrator's URL is given, then bring every schema up to date."""
+    if runtime.database_url == EMBEDDED:
+        with servers(runtime) as started:
+            migrate(started, schemas)
+        return
+    password = runtime.database_password.get_secret_value() if runtime.database_password else None
+    if runtime.database_admin_url is not None:
+        bootstrap(DatabaseUrl.parse(runtime.database_admin_url.get_secret_value()), schemas, password=password)
+    url = DatabaseUrl.parse(runtime.database_url, password)
+    for schema in schemas:
+        upgrade(url, schema)
+
+
+def make_keys(folder: Path) -> None:
+    """Signing keys for every role in `folder`; keys that stand there are kept."""
+    for role in ROLES:
+        ensure_key(folder, role)
+
+
+async def admin_token(runtime: RuntimeSettings) -> str:
+    """A new one-time admin token; RuntimeError when there is a user already."""
+    from wireroom_auth.admin_token import issue  # noqa: PLC0415 - only this command needs it
+
+    with servers(runtime) as started:
+        password = started.database_password.get_secret_value() if started.database_password else None
+        database = Database(DatabaseUrl.parse(started.database_url, password), "auth")
+        try:
+            return await issue(database, SystemClock())
+        finally:
+            await database.close()
