@@ -6,18 +6,13 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
-
-from wireroom import launch
-from wireroom.client import Client, ClientError
+from wireroom.client import Client
 from wireroom.demo import DEMO_ADDRESS
-from wireroom.modules import ROLES, SCHEMAS, roles_of, settings_of
-from wireroom_common.runtime.config_check import SettingsError, describe, load
-from wireroom_common.runtime.settings import RuntimeSettings
+from wireroom.roles import ROLES, SCHEMAS
 
-ENV_FILE = Path(".env")
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -26,11 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result: int = options.command(options)
-    except (SettingsError, ClientError, RuntimeError) as error:
+    except RuntimeError as error:
         print(f"wireroom: {error}", file=sys.stderr)
-        return 1
-    except aiohttp.ClientConnectionError:
-        print(f"wireroom: nothing answers at {options.url}: is `make run` running in another terminal?", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -45,22 +37,22 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run every role in one process, or one role")
     run.add_argument("role", nargs="?", default="all", choices=["all", *ROLES])
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_operate("run"))
 
     migrate = commands.add_parser("migrate", help="make roles and schemas and bring them up to date")
     migrate.add_argument("schemas", nargs="*", metavar="SCHEMA", help=f"of {', '.join(SCHEMAS)}; default: all")
-    migrate.set_defaults(command=_migrate)
+    migrate.set_defaults(command=_operate("migrate"))
 
     check = commands.add_parser("config-check", help="show every setting, its value and its source")
     check.add_argument("role", nargs="?", default="all", choices=["all", *ROLES])
-    check.set_defaults(command=_config_check)
+    check.set_defaults(command=_operate("config_check"))
 
     keys = commands.add_parser("keys", help="make the keys with which the roles sign who a call is made for")
     keys.add_argument("folder", type=Path)
-    keys.set_defaults(command=_keys)
+    keys.set_defaults(command=_operate("keys"))
 
     token = commands.add_parser("admin-token", help="make a new one-time admin token (only while there is no user)")
-    token.set_defaults(command=_admin_token)
+    token.set_defaults(command=_operate("admin_token"))
 
     demo = commands.add_parser("demo", help="serve a sample feed and documents on this machine")
     demo.add_argument("--address", default=DEMO_ADDRESS, help=f"host:port, default {DEMO_ADDRESS}")
@@ -95,40 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _runtime() -> RuntimeSettings:
-    return load(RuntimeSettings, ENV_FILE)
+def _operate(name: str) -> Callable[[argparse.Namespace], int]:
+    def command(options: argparse.Namespace) -> int:
+        from wireroom import operate  # noqa: PLC0415 - loads every service, which a question does not need
 
+        result: int = getattr(operate, name)(options)
+        return result
 
-def _run(options: argparse.Namespace) -> int:
-    runtime = _runtime()
-    return launch.run(options.role, runtime, settings_of(roles_of(options.role), runtime, ENV_FILE))
-
-
-def _migrate(options: argparse.Namespace) -> int:
-    unknown = set(options.schemas) - set(SCHEMAS)
-    if unknown:
-        raise RuntimeError(f"There is no schema '{min(unknown)}'; there are {', '.join(SCHEMAS)}.")
-    launch.migrate(_runtime(), options.schemas or SCHEMAS)
-    return 0
-
-
-def _config_check(options: argparse.Namespace) -> int:
-    runtime = _runtime()
-    roles = settings_of(roles_of(options.role), runtime, ENV_FILE)
-    for line in describe([runtime, *roles.values()], ENV_FILE):
-        print(f"{line.name}={line.value}  [{line.source}]  {line.description}")
-    return 0
-
-
-def _keys(options: argparse.Namespace) -> int:
-    launch.make_keys(options.folder)
-    print(f"The keys of {', '.join(ROLES)} stand in {options.folder}: give each role its own .key file, and trusted.json to all.")
-    return 0
-
-
-def _admin_token(_options: argparse.Namespace) -> int:
-    print(asyncio.run(launch.admin_token(_runtime())))
-    return 0
+    return command
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=120, connect=5)
 _POLL = 0.2
 
 
-class ClientError(Exception):
+class ClientError(RuntimeError):
     """The server said no; the message is its problem document in one line."""
 
 
@@ -55,6 +56,7 @@ class Client:
         """The chunks of a streamed chat completion."""
         body = {"model": model, "stream": True, "messages": [{"role": "user", "content": question}]}
         async with (
+            self._reachable(),
             aiohttp.ClientSession(timeout=_TIMEOUT, headers=self._headers) as session,
             session.post(f"{self._url}/v1/chat/completions", json=body) as response,
         ):
@@ -63,11 +65,19 @@ class Client:
                 if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
                     yield json.loads(line[6:])
 
+    @asynccontextmanager
+    async def _reachable(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except aiohttp.ClientConnectionError as error:
+            raise ClientError(f"Nothing answers at {self._url}: is `make run` running in another terminal?") from error
+
     async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         payload: dict[str, Any] = {}
         if body is not None:
             payload = {"data": body} if isinstance(body, aiohttp.FormData) else {"json": body}
         async with (
+            self._reachable(),
             aiohttp.ClientSession(timeout=_TIMEOUT, headers=self._headers) as session,
             session.request(method, f"{self._url}{path}", **payload) as response,
         ):

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from wireroom import tour
-from wireroom.modules import CATALOGUE, ROLES, SCHEMAS, modules
+from wireroom.modules import CATALOGUE, modules
+from wireroom.roles import ROLES, SCHEMAS
 from wireroom_common import logging, telemetry
 from wireroom_common.clock import SystemClock
 from wireroom_common.db import Database, DatabaseUrl
@@ -40,8 +41,9 @@ def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) 
             _refuse_embedded(role, runtime)
         else:
             runtime = stack.enter_context(servers(runtime))
-        if runtime.migrates_on_start:
-            migrate(runtime, [name for name in SCHEMAS if name in settings])
+        schemas = [name for name in SCHEMAS if name in settings]
+        if schemas and runtime.migrates_on_start:
+            migrate(runtime, schemas)
         announcements: list[str] = []
 
         async def main() -> None:

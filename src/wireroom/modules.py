@@ -17,10 +17,6 @@ from wireroom_common.runtime.service import Infra, Service
 from wireroom_common.runtime.settings import RuntimeSettings
 from wireroom_protos.events.v1 import events_pb2
 
-# In the order of starting: a role stands after those it calls while it starts.
-ROLES = ("auth", "monitoring", "news", "rag", "chat", "gateway")
-# Roles with a schema of their own.
-SCHEMAS = ("auth", "monitoring", "news", "rag", "chat")
 CATALOGUE = Catalogue.from_files(events_pb2.DESCRIPTOR)
 
 
@@ -30,11 +26,6 @@ class Row:
 
     settings: type[BaseSettings]
     build: Callable[[Any, Infra], Service]
-
-
-def roles_of(name: str) -> tuple[str, ...]:
-    """The roles that `wireroom run NAME` runs."""
-    return ROLES if name == "all" else (name,)
 
 
 def settings_of(roles: Sequence[str], runtime: RuntimeSettings, env_file: Path | None) -> dict[str, BaseSettings]:

@@ -50,7 +50,7 @@ def news_site() -> Iterator[Site]:
 
 @pytest.fixture(scope="session", params=list(Deployment), ids=lambda deployment: deployment.value)
 def installation(request: pytest.FixtureRequest, news_site: Site) -> Iterator[Installation]:
-    with deploy(request.param, {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": f'["{news_site.address}"]'}) as running:
+    with deploy(request.param, {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": news_site.address}) as running:
         yield Installation(running, news_site, sign_up(running), Api(running.base_url))
 
 

@@ -24,7 +24,7 @@ from enum import Enum
 from pathlib import Path
 
 from wireroom_common.runtime.embedded import EmbeddedPostgres, EmbeddedValkey
-from wireroom_common.testing.rabbitmq import RabbitMQNode
+from wireroom_common.testing.rabbitmq import RabbitMqNode
 
 ROLES = ("auth", "monitoring", "news", "rag", "chat", "gateway")
 CALLED = ("auth", "monitoring", "news", "rag", "chat")
@@ -173,12 +173,16 @@ def _servers(folder: Path, environment: dict[str, str]) -> Iterator[None]:
             valkey = EmbeddedValkey(folder / "servers")
             stack.callback(valkey.stop)
             redis_url = valkey.start()
-        node = stack.enter_context(RabbitMQNode.shared())
+        if not (bus_url := os.environ.get("WIREROOM_TEST_AMQP_URL")):
+            node = RabbitMqNode()
+            stack.callback(node.close)
+            node.start()
+            bus_url = node.url
         environment |= {
             "WIREROOM_DATABASE_URL": url,
             "WIREROOM_DATABASE_ADMIN_URL": admin,
             "WIREROOM_REDIS_URL": redis_url,
-            "WIREROOM_BUS_URL": node.new_vhost_url(),
+            "WIREROOM_BUS_URL": bus_url,
             "WIREROOM_PRINCIPAL_KEYS_DIR": str(folder / "keys"),
             "WIREROOM_MASTER_SECRET": secrets.token_urlsafe(48),
             **{f"WIREROOM_RPC_{role.upper()}_URL": f"grpc://127.0.0.1:{free_port()}" for role in CALLED},

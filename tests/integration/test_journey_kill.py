@@ -19,7 +19,7 @@ ITEMS = 12
 
 @pytest.fixture(scope="module")
 def victim(news_site: Site) -> Iterator[Installation]:
-    with deploy(Deployment.DISTRIBUTED, {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": f'["{news_site.address}"]'}) as running:
+    with deploy(Deployment.DISTRIBUTED, {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": news_site.address}) as running:
         yield Installation(running, news_site, sign_up(running), Api(running.base_url))
 
 

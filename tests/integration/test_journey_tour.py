@@ -29,7 +29,7 @@ def demo_port() -> int:
 
 @pytest.fixture(scope="module")
 def toured(demo_port: int) -> Iterator[Running]:
-    with deploy(Deployment.EMBEDDED, {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": f'["127.0.0.1:{demo_port}"]'}) as running:
+    with deploy(Deployment.EMBEDDED, {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": f"127.0.0.1:{demo_port}"}) as running:
         yield running
 
 

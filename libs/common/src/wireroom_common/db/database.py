@@ -1,0 +1,153 @@
+"""Transactions on PostgreSQL, each bound to one tenant or, on named tables only, to the service itself.
+
+There is no way to a connection that skips the choice: `tenant(id)` runs as `<svc>_app`, whose row-level security policies
+show only that tenant's rows; `system()` runs as `<svc>_system`, which is granted the few tables that are read before a tenant
+is known (login, key lookup, outbox relay, leases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from wireroom_common.errors import ErrorKind, WireroomError
+
+TENANT_SETTING = "wireroom.tenant"
+
+
+@dataclass(frozen=True)
+class DatabaseUrl:
+    """Where the server and database are; the user is always one of the service's roles."""
+
+    url: URL
+    password: str | None = None
+
+    @classmethod
+    def parse(cls, url: str, password: str | None = None) -> DatabaseUrl:
+        """From `postgresql://host:port/name?…`; a user in the URL is ignored, its password is the default for the roles."""
+        parsed = make_url(url).set(drivername="postgresql+psycopg")
+        return cls(parsed, password if password is not None else parsed.password)
+
+    def as_role(self, role: str) -> URL:
+        """The URL for `role`."""
+        return self.url.set(username=role, password=self.password)
+
+
+class Database:
+    """The connections of one service. Opens nothing until first used; `close()` ends its pools."""
+
+    def __init__(
+        self,
+        url: DatabaseUrl,
+        service: str,
+        *,
+        pool_size: int = 5,
+        max_overflow: int = 5,
+        pool_timeout: float = 10.0,
+        statement_timeout: float = 30.0,
+    ) -> None:
+        self.service = service
+        self.schema = service
+        self._url = url
+        options = (
+            f"-c search_path={service},public -c statement_timeout={int(statement_timeout * 1000)}"
+            " -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+        )
+
+        def engine(role: str, size: int, overflow: int) -> AsyncEngine:
+            return create_async_engine(
+                url.as_role(role),
+                pool_size=size,
+                max_overflow=overflow,
+                pool_timeout=pool_timeout,
+                pool_recycle=1800,
+                pool_pre_ping=False,
+                # Values (hashes, addresses, payloads) must not reach logs through the text of database errors.
+                hide_parameters=True,
+                connect_args={"options": options, "connect_timeout": 5, "application_name": f"wireroom-{service}"},
+            )
+
+        self._app = engine(f"{service}_app", pool_size, max_overflow)
+        self._system = engine(f"{service}_system", max(2, pool_size // 2), max_overflow)
+
+    @asynccontextmanager
+    async def tenant(self, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:
+        """One transaction that sees and writes only `tenant_id`'s rows. Commits at the end, rolls back on any exception."""
+        async with _translated(), self._app.begin() as connection:
+            await connection.execute(
+                text("SELECT set_config(:name, :value, true)"), {"name": TENANT_SETTING, "value": str(tenant_id)}
+            )
+            yield connection
+
+    @asynccontextmanager
+    async def system(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction as the service itself, on the tables granted to it."""
+        async with _translated(), self._system.begin() as connection:
+            yield connection
+
+    def listen_conninfo(self) -> str:
+        """A libpq connection string of the system role, for LISTEN on a connection of one's own."""
+        return self._url.as_role(f"{self.service}_system").set(drivername="postgresql").render_as_string(hide_password=False)
+
+    async def ping(self) -> None:
+        """Raise unless the database answers."""
+        async with self.system() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def refuse_dangerous_role(self) -> None:
+        """Raise when a role could bypass row-level security: superuser, BYPASSRLS, or owner of the schema's tables."""
+        for engine in (self._app, self._system):
+            async with _translated(), engine.begin() as connection:
+                row = (
+                    await connection.execute(
+                        text(
+                            "SELECT r.rolname, r.rolsuper OR r.rolbypassrls OR EXISTS (SELECT 1 FROM pg_class c"
+                            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = :schema AND c.relowner = r.oid)"
+                            " FROM pg_roles r WHERE r.rolname = current_user"
+                        ),
+                        {"schema": self.schema},
+                    )
+                ).one()
+                if row[1]:
+                    msg = (
+                        f"The database role '{row[0]}' could bypass row-level security (superuser, BYPASSRLS or owner);"
+                        " refusing to start."
+                    )
+                    raise RuntimeError(msg)
+
+    async def close(self) -> None:
+        """Close both pools."""
+        await self._app.dispose()
+        await self._system.dispose()
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """Turn 'no connection to be had' into UNAVAILABLE; every other database error stays what it is."""
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise WireroomError(
+            ErrorKind.UNAVAILABLE, "database_busy", "All database connections are in use; try again shortly.", retry_after=1
+        ) from error
+    except (OperationalError, InterfaceError) as error:
+        raise WireroomError(
+            ErrorKind.UNAVAILABLE, "database_unavailable", "The database does not answer; try again shortly.", retry_after=2
+        ) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise WireroomError(
+                ErrorKind.UNAVAILABLE,
+                "database_unavailable",
+                "The database connection was lost; try again shortly.",
+                retry_after=2,
+            ) from error
+        raise

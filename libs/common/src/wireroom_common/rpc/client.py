@@ -1,0 +1,406 @@
+"""The client side of every call, over local channels and gRPC channels alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+from typing import Any, Self, cast
+
+import grpc
+import grpc.aio
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from wireroom_common.errors import WireroomError
+from wireroom_common.principal import ANONYMOUS, Principal, current_principal
+from wireroom_common.rpc.context import current_request_id, received_principal, remaining_time
+from wireroom_common.rpc.failures import error_from, unavailable_error
+from wireroom_common.rpc.local_call import MAX_MESSAGE_BYTES
+from wireroom_common.rpc.metrics import CANCELLED, OK, ClientMetrics
+from wireroom_common.rpc.server import METADATA_BYTES, REQUEST_ID_KEY, STREAM_DEADLINE, UNARY_DEADLINE
+from wireroom_common.rpc.signing import PRINCIPAL_KEY, PrincipalSigner
+
+_RESERVED = frozenset({PRINCIPAL_KEY, REQUEST_ID_KEY, "traceparent", "tracestate"})
+
+_propagator = TraceContextTextMapPropagator()
+
+
+def grpc_channel(target: str) -> grpc.aio.Channel:
+    """A plain gRPC channel to "host:port" (all addresses of the name, in turn) or "unix:/path", with our limits and keepalive."""
+    return grpc.aio.insecure_channel(
+        target if target.startswith("unix:") else f"dns:///{target}",
+        options=(
+            ("grpc.lb_policy_name", "round_robin"),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_metadata_size", METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            # Also the time one attempt to connect may take.
+            ("grpc.min_reconnect_backoff_ms", 2_000),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            ("grpc.enable_retries", 0),
+            # Services of one installation are never behind the proxy that the environment names for the internet.
+            ("grpc.enable_http_proxy", 0),
+        ),
+    )
+
+
+class ServiceChannel(grpc.aio.Channel):
+    """A channel whose calls carry principal, trace, request id and a deadline, and fail with `WireroomError` only.
+
+    A call has the principal of its context: forwarded as it was received where it is the one being served, else signed here; anonymous
+    if the context has none. Its deadline is `timeout=`, else the default, and never later than that of the call being served. Without
+    a connection it waits `connect_wait` seconds for one, then fails UNAVAILABLE; nothing is retried. A cancelled call raises
+    CancelledError where it is awaited, as usual in asyncio.
+    """
+
+    def __init__(
+        self,
+        inner: grpc.aio.Channel,
+        *,
+        signer: PrincipalSigner,
+        metrics: ClientMetrics,
+        tracer: trace.Tracer,
+        unary_deadline: float = UNARY_DEADLINE,
+        stream_deadline: float = STREAM_DEADLINE,
+        connect_wait: float = 3.0,
+    ) -> None:
+        self._inner = inner
+        self._signer = signer
+        self._metrics = metrics
+        self._tracer = tracer
+        self._unary_deadline = unary_deadline
+        self._stream_deadline = stream_deadline
+        self._connect_wait = connect_wait
+
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
+        return cast(
+            "grpc.aio.UnaryUnaryMultiCallable[Any, Any]",
+            self._callable(method, self._inner.unary_unary(method, *args, **kwargs), self._unary_deadline),
+        )
+
+    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> grpc.aio.UnaryStreamMultiCallable[Any, Any]:
+        return cast(
+            "grpc.aio.UnaryStreamMultiCallable[Any, Any]",
+            self._callable(method, self._inner.unary_stream(method, *args, **kwargs), self._stream_deadline),
+        )
+
+    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> grpc.aio.StreamUnaryMultiCallable[Any, Any]:
+        return cast(
+            "grpc.aio.StreamUnaryMultiCallable[Any, Any]",
+            self._callable(
+                method, self._inner.stream_unary(method, *args, **kwargs), self._stream_deadline, request_streaming=True
+            ),
+        )
+
+    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> grpc.aio.StreamStreamMultiCallable[Any, Any]:
+        return cast(
+            "grpc.aio.StreamStreamMultiCallable[Any, Any]",
+            self._callable(
+                method, self._inner.stream_stream(method, *args, **kwargs), self._stream_deadline, request_streaming=True
+            ),
+        )
+
+    def _callable(self, method: str, inner: Any, deadline: float, *, request_streaming: bool = False) -> Any:
+        def call(  # noqa: PLR0917 - signature of grpc
+            request: Any = None,
+            timeout: float | None = None,
+            metadata: Iterable[tuple[str, str | bytes]] | None = None,
+            credentials: grpc.CallCredentials | None = None,
+            wait_for_ready: bool | None = None,  # noqa: FBT001 - signature of grpc
+            compression: grpc.Compression | None = None,
+        ) -> ServiceCall:
+            limit = deadline if timeout is None else timeout
+            remaining = remaining_time()
+            if remaining is not None:
+                limit = min(limit, remaining)
+            connected = self._inner.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+            observation = _Observation(self._tracer, self._metrics, method)
+            with observation.failing():
+                inner_call = inner(
+                    None if request_streaming else request,
+                    timeout=limit,
+                    metadata=grpc.aio.Metadata(*self._metadata(metadata or (), limit, observation.span)),
+                    credentials=credentials,
+                    wait_for_ready=not connected if wait_for_ready is None else wait_for_ready,
+                    compression=compression,
+                )
+            state = _CallState(inner_call, observation)
+            if request_streaming and request is not None:
+                state.helpers.append(asyncio.create_task(_pump(state, request)))
+            if not connected:
+                state.helpers.append(asyncio.create_task(_watch_connection(state, self._inner, self._connect_wait)))
+            return ServiceCall(state)
+
+        return call
+
+    def _metadata(
+        self, given: Iterable[tuple[str, str | bytes]], limit: float, span: trace.Span
+    ) -> list[tuple[str, str | bytes]]:
+        carrier: dict[str, str] = {}
+        _propagator.inject(carrier, trace.set_span_in_context(span))
+        entries = [(key, value) for key, value in given if key not in _RESERVED]
+        entries.extend(carrier.items())
+        entries.append((PRINCIPAL_KEY, self._signed_principal(limit)))
+        request_id = current_request_id()
+        if request_id:
+            entries.append((REQUEST_ID_KEY, request_id))
+        return entries
+
+    def _signed_principal(self, limit: float) -> bytes:
+        principal = _principal()
+        received = received_principal()
+        if received is not None and received.principal == principal:
+            return received.signed
+        return self._signer.sign(principal, outlives=limit)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - signature of grpc
+        return self._inner.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._inner.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """Return once there is a connection."""
+        await self._inner.channel_ready()
+
+    async def close(self, grace: float | None = None) -> None:
+        """Take no more calls; cancel those in progress after `grace` seconds."""
+        await self._inner.close(grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+
+def _principal() -> Principal:
+    try:
+        return current_principal()
+    except WireroomError:
+        return ANONYMOUS
+
+
+class _Observation:
+    """Span and metrics of one call; the first `finish` counts."""
+
+    def __init__(self, tracer: trace.Tracer, metrics: ClientMetrics, full_method: str) -> None:
+        self._metrics = metrics
+        self._service, _, self._method = full_method.removeprefix("/").partition("/")
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._finished = False
+        self.span = tracer.start_span(
+            f"{self._service}/{self._method}",
+            kind=trace.SpanKind.CLIENT,
+            attributes={"rpc.system": "grpc", "rpc.service": self._service, "rpc.method": self._method},
+        )
+
+    def finish(self, kind: str) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        self.span.set_attribute("wireroom.rpc.outcome", kind)
+        if kind not in (OK, CANCELLED):
+            self.span.set_status(trace.StatusCode.ERROR)
+        self.span.end()
+        self._metrics.observe(self._service, self._method, kind, self._loop.time() - self._started)
+
+    @contextlib.contextmanager
+    def failing(self) -> Generator[None]:
+        """Around the start of the call: an error there is its end."""
+        try:
+            yield
+        except WireroomError as error:
+            self.finish(error.kind.value)
+            raise
+        except grpc.aio.UsageError:
+            unavailable = unavailable_error()
+            self.finish(unavailable.kind.value)
+            raise unavailable from None
+        except BaseException:
+            self.finish("internal")
+            raise
+
+
+class _CallState:
+    """What the helper tasks of a call need. They must not hold the call itself, whose disappearance cancels it."""
+
+    def __init__(self, inner: Any, observation: _Observation) -> None:
+        self.inner = inner
+        self.observation = observation
+        self.helpers: list[asyncio.Task[None]] = []
+        # Why we cancelled the inner call ourselves, if we did.
+        self.failure: BaseException | None = None
+
+    def fail(self, failure: BaseException) -> None:
+        if not self.inner.done():
+            self.failure = failure
+            self.inner.cancel()
+
+    def finish(self, kind: str) -> None:
+        self.observation.finish(kind)
+        current = asyncio.current_task()
+        for helper in self.helpers:
+            if helper is not current:
+                helper.cancel()
+        self.helpers.clear()
+
+    def abandon(self) -> bool:
+        cancelled: bool = self.inner.cancel()
+        self.finish(CANCELLED)
+        return cancelled
+
+
+class ServiceCall:
+    """One call: awaitable for its only response, or an asynchronous iterator over its responses.
+
+    `cancel()`, `aclose()`, cancelling the task that waits for it, or dropping the object, gives the call up; the servicer then sees
+    a CancelledError. An exception of the request iterator gives it up too and is raised here.
+    """
+
+    def __init__(self, state: _CallState) -> None:
+        self._state = state
+        self._responses: AsyncIterator[Any] | None = None
+
+    def __del__(self) -> None:
+        # Without a running loop (interpreter shutdown) there is nobody left to tell.
+        if self._state.helpers or not self._state.inner.done():
+            with contextlib.suppress(RuntimeError):
+                self._state.abandon()
+        self._state.observation.finish(CANCELLED)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._only_response().__await__()
+
+    async def _only_response(self) -> Any:
+        response = await self._outcome(self._state.inner)
+        self._state.finish(OK)
+        return response
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._responses is None:
+            self._responses = self._state.inner.__aiter__()
+        try:
+            return await self._outcome(anext(self._responses))
+        except StopAsyncIteration:
+            self._state.finish(OK)
+            raise
+
+    async def aclose(self) -> None:
+        """Give the call up unless it has ended."""
+        self.cancel()
+
+    async def read(self) -> Any:
+        """The next response, or `grpc.aio.EOF`."""
+        return await anext(self, grpc.aio.EOF)
+
+    async def write(self, request: Any) -> None:
+        """Send one request of a call that was started without a request iterator; waits while the server is behind.
+
+        asyncio.InvalidStateError once the call has ended or `done_writing` was called; reading then tells how it ended.
+        """
+        await self._outcome(self._state.inner.write(request))
+
+    async def done_writing(self) -> None:
+        """End the stream of requests."""
+        await self._outcome(self._state.inner.done_writing())
+
+    async def _outcome(self, awaitable: Any) -> Any:
+        try:
+            return await awaitable
+        except grpc.aio.AioRpcError as error:
+            failure = error_from(error.code(), error.details(), error.trailing_metadata())
+            self._state.finish(failure.kind.value)
+            raise failure from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            cause = self._state.failure
+            if cause is None or (task is not None and task.cancelling()):
+                self._state.abandon()
+                raise
+            self._state.finish(cause.kind.value if isinstance(cause, WireroomError) else CANCELLED)
+            raise cause from None
+
+    def cancel(self) -> bool:
+        """Give the call up; False if it had ended before."""
+        return self._state.abandon() if not self._state.inner.done() else False
+
+    def cancelled(self) -> bool:
+        """Whether the call ended by cancellation."""
+        return bool(self._state.inner.cancelled())
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return bool(self._state.inner.done())
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline."""
+        return cast("float | None", self._state.inner.time_remaining())
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call `callback` with the inner call when the call ends."""
+        self._state.inner.add_done_callback(callback)
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        """What the server sent before its first response."""
+        return cast("grpc.aio.Metadata", await self._outcome(self._state.inner.initial_metadata()))
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        """What the server sent with the status."""
+        return cast("grpc.aio.Metadata", await self._outcome(self._state.inner.trailing_metadata()))
+
+    async def code(self) -> grpc.StatusCode:
+        """The status once the call has ended."""
+        return cast("grpc.StatusCode", await self._outcome(self._state.inner.code()))
+
+    async def details(self) -> str:
+        """The status message once the call has ended."""
+        return cast("str", await self._outcome(self._state.inner.details()))
+
+    async def wait_for_connection(self) -> None:
+        """Return when the call is under way."""
+        await self._outcome(self._state.inner.wait_for_connection())
+
+
+async def _pump(state: _CallState, requests: AsyncIterable[Any] | Iterable[Any]) -> None:
+    """Send the requests. Unlike gRPC's own pump it ends with the call, and keeps the iterator's exception."""
+    try:
+        if isinstance(requests, AsyncIterable):
+            async for request in requests:
+                await state.inner.write(request)
+        else:
+            for request in requests:
+                await state.inner.write(request)
+        await state.inner.done_writing()
+    except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+        # The call is over; its status tells why.
+        return
+    except Exception as error:  # noqa: BLE001 - raised to the caller, where the response is awaited
+        state.fail(error)
+    finally:
+        close = getattr(requests, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _watch_connection(state: _CallState, channel: grpc.aio.Channel, seconds: float) -> None:
+    """Give up a call that waits for a connection in vain: a peer that is down is UNAVAILABLE, not slow."""
+    try:
+        async with asyncio.timeout(seconds):
+            await channel.channel_ready()
+    except TimeoutError:
+        state.fail(unavailable_error())
+    except grpc.aio.UsageError:
+        # The channel was closed, which ends its calls.
+        return

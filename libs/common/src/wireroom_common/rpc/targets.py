@@ -1,0 +1,23 @@
+"""The targets of channels as settings write them."""
+
+from __future__ import annotations
+
+import grpc.aio
+
+from wireroom_common.errors import invalid
+from wireroom_common.rpc.client import grpc_channel
+from wireroom_common.rpc.local import LocalNetwork
+
+
+def open_channel(target: str, network: LocalNetwork) -> grpc.aio.Channel:
+    """The bare channel for "local:<service>", "grpc://host:port" or "grpc:unix:/path"; INVALID for anything else."""
+    scheme, _, rest = target.partition(":")
+    if scheme == "local" and rest:
+        return network.channel(rest)
+    if scheme == "grpc" and rest.startswith("unix:/"):
+        return grpc_channel(rest)
+    if scheme == "grpc" and rest.startswith("//") and rest[2:].rpartition(":")[2].isdigit():
+        return grpc_channel(rest[2:])
+    raise invalid(
+        "rpc_target_malformed", f"'{target}' is not an RPC target: expected local:<service>, grpc://host:port or grpc:unix:/path."
+    )

@@ -1,0 +1,65 @@
+"""Which settings apply, and where each value comes from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dotenv import dotenv_values
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+@dataclass(frozen=True)
+class SettingLine:
+    """One setting as shown to an operator; secrets are masked."""
+
+    name: str
+    value: str
+    source: str
+    description: str
+
+
+class SettingsError(RuntimeError):
+    """Settings that cannot be used; the message names each variable and what is wrong with it."""
+
+
+def load(settings: type[S], env_file: Path | None) -> S:
+    """The settings from the environment, then `env_file`, then defaults; SettingsError when a value does not fit."""
+    try:
+        return settings(_env_file=env_file)
+    except ValidationError as error:
+        prefix = settings.model_config.get("env_prefix", "")
+        lines = [
+            f"  {prefix}{'.'.join(map(str, item['loc']))}".upper() + f": {item['msg']}"
+            for item in error.errors(include_input=False)
+        ]
+        raise SettingsError("These settings cannot be used:\n" + "\n".join(lines)) from None
+
+
+def describe(settings: Iterable[BaseSettings], env_file: Path | None) -> list[SettingLine]:
+    """Every setting with its value and source: `environment`, the file's name, or `default`."""
+    from_file: Mapping[str, str | None] = dotenv_values(env_file) if env_file is not None and env_file.exists() else {}
+    environment = {name.upper() for name in os.environ}
+    file_names = {name.upper() for name in from_file}
+    lines = []
+    for instance in settings:
+        prefix = instance.model_config.get("env_prefix", "")
+        for field, info in type(instance).model_fields.items():
+            name = f"{prefix}{field}".upper()
+            source = "environment" if name in environment else str(env_file) if name in file_names else "default"
+            value = getattr(instance, field)
+            shown = "(set, hidden)" if isinstance(value, SecretStr) and source != "default" else _plain(value)
+            lines.append(SettingLine(name, shown, source, info.description or ""))
+    return lines
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return "" if value is None else str(value)

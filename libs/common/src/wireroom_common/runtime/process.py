@@ -1,0 +1,225 @@
+"""One process: builds the services it was given, starts them in order, drains and stops them in reverse.
+
+Start: databases → `Service.start` → RPC servers → bus (topology, then consumers) → relays and periodic work → HTTP → ready.
+SIGTERM or SIGINT: not ready → `drain_delay` → HTTP drained → periodic work → bus → relays → RPC → `Service.stop` → databases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from prometheus_client import Counter, start_http_server
+
+from wireroom_common.bus import Bus, Subscription
+from wireroom_common.bus.relay import Relay, RelayMetrics
+from wireroom_common.db.migrate import require_current
+from wireroom_common.errors import ErrorKind, WireroomError
+from wireroom_common.inbox import purge_inbox
+from wireroom_common.logging import get_logger
+from wireroom_common.runtime.health import Health
+from wireroom_common.runtime.http import HttpServers
+from wireroom_common.runtime.infra import ProcessInfra
+from wireroom_common.runtime.service import Infra, Periodic, Service
+from wireroom_common.runtime.status import register_status
+
+_STOP_LIMIT = 30.0
+_DATABASE_WAIT = 60.0
+_INBOX_KEPT = timedelta(days=14)
+_READINESS_INTERVAL = 1.0
+
+Build = Callable[[Infra], Service]
+
+
+@dataclass(frozen=True)
+class Module:
+    """One role: its name and how its service is built."""
+
+    name: str
+    build: Build
+
+
+class Process:
+    """The life of one process. `run()` returns after a clean stop and raises when a part could not start or died."""
+
+    def __init__(self, modules: Sequence[Module], infra: ProcessInfra) -> None:
+        self._modules = modules
+        self._infra = infra
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._log = get_logger("wireroom.process")
+        self._periodic_failures = Counter(
+            "wireroom_periodic_failures", "Failed runs of periodic work", ["service", "name"], registry=infra.registry
+        )
+        self.urls: list[str] = []
+
+    def request_stop(self) -> None:
+        """Begin the graceful stop."""
+        self._stop.set()
+
+    async def run(self, on_ready: Callable[[Process], Awaitable[None]] | None = None) -> None:
+        """Start everything, call `on_ready`, wait for a signal, `request_stop` or a fatal failure; stop everything."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._infra.close)
+            health = await self._start(stack)
+            if not self._stop.is_set():
+                self._log.info("ready", services=[module.name for module in self._modules], urls=self.urls)
+                if on_ready is not None:
+                    await on_ready(self)
+            await self._stop.wait()
+            self._log.info("stopping")
+            self._infra.draining = True
+            for item in health:
+                item.accept(False)
+            await self._infra.report_ready(False)
+            await asyncio.sleep(self._infra.settings.drain_delay)
+        self._log.info("stopped")
+        if self._failure is not None:
+            raise self._failure
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> list[Health]:
+        infra = self._infra
+        services = [module.build(infra.for_role(module.name)) for module in self._modules]
+        health = [Health(service.name, self._checks(service), infra.clock) for service in services]
+        await self._start_services(services, stack)
+        await self._start_rpc(services, health, stack)
+        subscriptions = [subscription for service in services for subscription in service.subscriptions]
+        await stack.enter_async_context(self._bus(services, subscriptions))
+        tasks = [
+            asyncio.create_task(self._repeat(service.name, work), name=f"{service.name}.{work.name}")
+            for service in services
+            for work in [*service.periodic, *self._housekeeping(service)]
+        ]
+        stack.push_async_callback(_cancel, tasks)
+        if infra.settings.metrics_port:
+            metrics, thread = start_http_server(infra.settings.metrics_port, registry=infra.registry)
+            stack.callback(thread.join, 5)
+            stack.callback(metrics.server_close)
+            stack.callback(metrics.shutdown)
+        for item in health:
+            item.accept(True)
+        tasks.append(asyncio.create_task(self._report_readiness(health), name="readiness"))
+        await self._start_http(services, stack)
+        return health
+
+    async def _start_services(self, services: Sequence[Service], stack: contextlib.AsyncExitStack) -> None:
+        for service in services:
+            if service.database is not None:
+                await self._wait_for_database(service)
+        for service in services:
+            if service.stop is not None:
+                stack.push_async_callback(self._limited, f"{service.name}.stop", service.stop)
+            if service.start is not None:
+                await service.start()
+
+    async def _start_rpc(self, services: Sequence[Service], health: Sequence[Health], stack: contextlib.AsyncExitStack) -> None:
+        for service, item in zip(services, health, strict=True):
+            server = await self._infra.rpc_server(service)
+            register_status(server, item)
+            for register in service.rpc:
+                register(server)
+            await self._infra.start_rpc(service.name)
+        stack.push_async_callback(self._limited, "rpc.stop", self._infra.stop_rpc)
+
+    async def _start_http(self, services: Sequence[Service], stack: contextlib.AsyncExitStack) -> None:
+        for service in services:
+            if service.http is None:
+                continue
+            servers = HttpServers(
+                service.http,
+                certificate_dir=self._infra.settings.data_dir / "tls",
+                clock=self._infra.clock,
+                drain_timeout=self._infra.settings.drain_timeout,
+            )
+            stack.push_async_callback(servers.stop)
+            self.urls += await servers.start()
+
+    async def _report_readiness(self, health: Sequence[Health]) -> None:
+        while True:
+            await self._infra.report_ready(all([await item.ready() for item in health]))
+            await asyncio.sleep(_READINESS_INTERVAL)
+
+    def _checks(self, service: Service) -> dict[str, Callable[[], Awaitable[None]]]:
+        checks = dict(service.checks)
+        if service.database is not None or service.subscriptions:
+            checks.setdefault("bus", self._infra.bus.ping)
+        return checks
+
+    @contextlib.asynccontextmanager
+    async def _bus(self, services: Sequence[Service], subscriptions: Sequence[Subscription]) -> AsyncIterator[Bus]:
+        bus = self._infra.bus
+        start = asyncio.create_task(bus.start(subscriptions), name="bus.start")
+        waiting = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({start, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not start.done():
+            start.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await start
+        metrics = RelayMetrics(self._infra.registry)
+        relays = [Relay(service.database, bus, metrics) for service in services if service.database is not None]
+        for relay in relays:
+            await relay.start()
+        try:
+            yield bus
+        finally:
+            for relay in relays:
+                await self._limited("relay.stop", relay.stop)
+            await self._limited("bus.stop", bus.stop)
+
+    async def _wait_for_database(self, service: Service) -> None:
+        assert service.database is not None  # noqa: S101 - checked by the caller
+        deadline = self._infra.clock.monotonic() + _DATABASE_WAIT
+        while True:
+            try:
+                await service.database.refuse_dangerous_role()
+                await require_current(service.database)
+            except WireroomError as error:
+                if error.kind is not ErrorKind.UNAVAILABLE or self._infra.clock.monotonic() > deadline:
+                    raise
+                self._log.warning("waiting_for_database", service=service.name, detail=error.detail)
+                await asyncio.sleep(1)
+            else:
+                return
+
+    def _housekeeping(self, service: Service) -> list[Periodic]:
+        database = service.database
+        if database is None:
+            return []
+
+        async def purge() -> None:
+            while await purge_inbox(database, _INBOX_KEPT):
+                pass
+
+        return [Periodic("purge_inbox", 600.0, purge)]
+
+    async def _repeat(self, service: str, work: Periodic) -> None:
+        while True:
+            try:
+                await work.run()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is tried again at the next interval, and counted
+                self._periodic_failures.labels(service, work.name).inc()
+                self._log.warning("periodic_work_failed", service=service, work=work.name, error=repr(error)[:500])
+            await asyncio.sleep(work.interval)
+
+    async def _limited(self, what: str, stop: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(_STOP_LIMIT):
+                await stop()
+        except Exception as error:  # noqa: BLE001 - the rest must still be stopped
+            self._log.warning("stop_failed", part=what, error=repr(error)[:500])
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Users, tenants, tokens and API keys."""

@@ -1,0 +1,1 @@
+"""PostgreSQL, cryptography and threads behind the ports."""

@@ -1,0 +1,1 @@
+"""Rules of identity and access, in plain Python."""

@@ -1,0 +1,1 @@
+"""Schema `auth`, revision by revision."""

@@ -1,0 +1,28 @@
+"""What was revoked and may still be presented somewhere."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from wireroom_auth.domain.sessions import Revocation, SessionTerms
+from wireroom_auth.ports import Sessions
+from wireroom_common.clock import Clock
+
+# A replica's clock may be off, and a revocation is stamped a moment before it is committed.
+_MARGIN = timedelta(minutes=2)
+# About 3 MB as a message, below the 4 MB that gRPC takes by default.
+_LIMIT = 50_000
+
+
+class ListRevocations:
+    """Older ones do not matter: no access token lives that long."""
+
+    def __init__(self, sessions: Sessions, clock: Clock, terms: SessionTerms) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._terms = terms
+
+    async def run(self, since: datetime | None) -> list[Revocation]:
+        """Newest first, at most 50,000. `since` is widened by two minutes: repeated answers are expected."""
+        oldest = self._clock.now() - self._terms.access
+        return await self._sessions.revocations(max(oldest, since or oldest) - _MARGIN, limit=_LIMIT)

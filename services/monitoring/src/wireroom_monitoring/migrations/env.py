@@ -1,0 +1,5 @@
+"""Alembic's entry point."""
+
+from wireroom_common.db.migrate import run_env
+
+run_env()

@@ -1,0 +1,56 @@
+"""The commands of whoever operates an installation. Imported only by them: a question should not load a server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from wireroom import launch
+from wireroom.modules import settings_of
+from wireroom.roles import ROLES, SCHEMAS, roles_of
+from wireroom_common.runtime.config_check import describe, load
+from wireroom_common.runtime.settings import RuntimeSettings
+
+ENV_FILE = Path(".env")
+
+
+def run(options: argparse.Namespace) -> int:
+    """`wireroom run [ROLE]`."""
+    runtime = _runtime()
+    return launch.run(options.role, runtime, settings_of(roles_of(options.role), runtime, ENV_FILE))
+
+
+def migrate(options: argparse.Namespace) -> int:
+    """`wireroom migrate [SCHEMA …]`."""
+    unknown = set(options.schemas) - set(SCHEMAS)
+    if unknown:
+        raise RuntimeError(f"There is no schema '{min(unknown)}'; there are {', '.join(SCHEMAS)}.")
+    launch.migrate(_runtime(), options.schemas or SCHEMAS)
+    return 0
+
+
+def config_check(options: argparse.Namespace) -> int:
+    """`wireroom config-check [ROLE]`."""
+    runtime = _runtime()
+    roles = settings_of(roles_of(options.role), runtime, ENV_FILE)
+    for line in describe([runtime, *roles.values()], ENV_FILE):
+        print(f"{line.name}={line.value}  [{line.source}]  {line.description}")
+    return 0
+
+
+def keys(options: argparse.Namespace) -> int:
+    """`wireroom keys FOLDER`."""
+    launch.make_keys(options.folder)
+    print(f"The keys of {', '.join(ROLES)} stand in {options.folder}: give each role its own .key file, and trusted.json to all.")
+    return 0
+
+
+def admin_token(_options: argparse.Namespace) -> int:
+    """`wireroom admin-token`."""
+    print(asyncio.run(launch.admin_token(_runtime())))
+    return 0
+
+
+def _runtime() -> RuntimeSettings:
+    return load(RuntimeSettings, ENV_FILE)
