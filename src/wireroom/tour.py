@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from wireroom.demo import DEMO_ADDRESS
 from wireroom.demo.server import DOCUMENTS
 
-QUESTION = "What does early repayment cost, and what did the central bank decide?"
+QUESTION = "What does early repayment cost, and where does the central bank hold its policy rate?"
 
 
 async def show(urls: Sequence[str], announcements: Sequence[str], *, interactive: bool) -> None:

@@ -1,0 +1,1 @@
+"""The chat service: grounded answers and provider models behind one OpenAI-compatible contract."""

@@ -1,0 +1,76 @@
+"""The rag service as the source of passages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC
+
+import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from wireroom_chat.domain.passages import Citation, Passage, Quote, SourceKind
+from wireroom_chat.domain.request import Grounding
+from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
+
+# Longer questions are cut: the embedding model reads 256 tokens.
+_MAX_QUERY = 2000
+_TO_WIRE = {SourceKind.DOCUMENT: rag_pb2.SOURCE_KIND_DOCUMENT, SourceKind.ARTICLE: rag_pb2.SOURCE_KIND_ARTICLE}
+_FROM_WIRE = {value: key for key, value in _TO_WIRE.items()}
+
+
+class RagRetrieval:
+    """Calls `RetrievalService`; errors of the calls pass through as WireroomErrors."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout: float) -> None:
+        self._stub = rag_pb2_grpc.RetrievalServiceStub(channel)
+        self._timeout = timeout
+
+    async def retrieve(self, query: str, grounding: Grounding) -> list[Passage]:
+        since = None
+        if grounding.since is not None:
+            since = Timestamp()
+            since.FromDatetime(grounding.since)
+        request = rag_pb2.RetrieveRequest(
+            query=query[-_MAX_QUERY:], top_k=grounding.top_k, kinds=[_TO_WIRE[kind] for kind in grounding.kinds], since=since
+        )
+        response = await self._stub.Retrieve(request, timeout=self._timeout)
+        return [_passage(message) for message in response.passages]
+
+    async def verify(self, quotes: Sequence[Quote]) -> list[Citation | None]:
+        if not quotes:
+            return []
+        spans = []
+        for quote in quotes:
+            start, end = quote.span
+            spans.append(
+                rag_pb2.Span(
+                    document_id=quote.passage.document_id, version=quote.passage.version, start=start, end=end, quote=quote.text
+                )
+            )
+        response = await self._stub.VerifyCitations(rag_pb2.VerifyCitationsRequest(spans=spans), timeout=self._timeout)
+        verified = list(response.citations)
+        if len(verified) != len(quotes):
+            return [None] * len(quotes)
+        return [
+            Citation(quote, found.citation_id) if found.verified and found.citation_id else None
+            for quote, found in zip(quotes, verified, strict=True)
+        ]
+
+
+def _passage(message: rag_pb2.Passage) -> Passage:
+    return Passage(
+        id=message.id,
+        document_id=message.document_id,
+        version=message.version,
+        kind=_FROM_WIRE.get(message.kind, SourceKind.DOCUMENT),
+        title=message.title,
+        url=message.url,
+        page=message.page,
+        start=message.start,
+        end=message.end,
+        text=message.text,
+        score=message.score,
+        dense_score=message.dense_score,
+        lexical_score=message.lexical_score,
+        published_at=message.published_at.ToDatetime(tzinfo=UTC) if message.HasField("published_at") else None,
+    )

@@ -1,0 +1,1 @@
+"""Pure rules of answering: no I/O, no clock, no framework."""

@@ -1,0 +1,58 @@
+"""An answer in the making: text with verified citations, and what is known of it at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from wireroom_chat.domain.passages import Annotation, Citation
+
+
+class AnswerMode(StrEnum):
+    """How an answer came about."""
+
+    GENERATED = "generated"
+    EXTRACTIVE = "extractive"
+    ABSTAINED = "abstained"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that may be shown now: a sentence and, if cited, its markers' citations by number.
+
+    `cited` is the part of the text that the annotations cover, relative to the piece.
+    """
+
+    text: str
+    cited: tuple[int, int] = (0, 0)
+    citations: tuple[tuple[int, Citation], ...] = ()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is known at the end. Negative token counts: the provider said nothing, count the text."""
+
+    finish_reason: str = "stop"
+    tokens_in: int = -1
+    tokens_out: int = -1
+
+
+@dataclass
+class AnswerText:
+    """The text so far, and the annotations in code points of the final text."""
+
+    parts: list[str] = field(default_factory=list)
+    length: int = 0
+    annotations: list[Annotation] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        """Append a piece."""
+        for number, citation in piece.citations:
+            self.annotations.append(Annotation(self.length + piece.cited[0], self.length + piece.cited[1], number, citation))
+        self.parts.append(piece.text)
+        self.length += len(piece.text)
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.parts)

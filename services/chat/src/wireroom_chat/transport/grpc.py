@@ -1,0 +1,50 @@
+"""`InferenceService`: protobuf in and out, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from wireroom_chat.usecases.completing import CompleteChat, Info
+from wireroom_common.principal import current_principal
+from wireroom_protos.chat.v1 import chat_pb2, chat_pb2_grpc
+
+
+class InferenceServicer(chat_pb2_grpc.InferenceServiceServicer):
+    """Errors leave as WireroomErrors; the rpc server renders them."""
+
+    def __init__(self, completing: CompleteChat, created: int) -> None:
+        self._completing = completing
+        self._created = created
+
+    async def ListModels(self, request: chat_pb2.ListModelsRequest, context: Any) -> chat_pb2.ListModelsResponse:  # noqa: N802 - rpc name
+        del request, context
+        return chat_pb2.ListModelsResponse(
+            models=[
+                chat_pb2.Model(id=model.id, owned_by=model.owned_by, created=self._created, built_in=model.built_in)
+                for model in self._completing.models(current_principal())
+            ]
+        )
+
+    async def Complete(self, request: chat_pb2.CompleteRequest, context: Any) -> chat_pb2.CompleteResponse:  # noqa: N802 - rpc name
+        del context
+        body, info = await self._completing.complete(current_principal(), request.body)
+        return chat_pb2.CompleteResponse(body=body, info=_info(info))
+
+    async def StreamComplete(  # noqa: N802 - rpc name
+        self, request: chat_pb2.StreamCompleteRequest, context: Any
+    ) -> AsyncIterator[chat_pb2.StreamCompleteResponse]:
+        del context
+        async with aclosing(self._completing.stream(current_principal(), request.body)) as parts:
+            async for part in parts:
+                if isinstance(part, bytes):
+                    yield chat_pb2.StreamCompleteResponse(data=part)
+                else:
+                    yield chat_pb2.StreamCompleteResponse(info=_info(part))
+
+
+def _info(info: Info) -> chat_pb2.CompletionInfo:
+    return chat_pb2.CompletionInfo(
+        completion_id=info.completion_id, model=info.model, answer_mode=info.answer_mode.value, provider=info.provider
+    )

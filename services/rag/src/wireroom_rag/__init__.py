@@ -1,0 +1,1 @@
+"""Documents, articles, index, retrieval and citations."""

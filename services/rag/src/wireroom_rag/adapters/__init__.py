@@ -1,0 +1,1 @@
+"""The ports' adapters: PostgreSQL, blob storage, the extraction process, the news service."""

@@ -1,0 +1,200 @@
+"""Reading the index: dense and lexical leg, fused, in one statement; and the stored texts that citations point into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import text
+
+from wireroom_common.db import Database
+from wireroom_rag.domain.lexicon import K1, B
+from wireroom_rag.domain.scope import Scope, SourceKind
+from wireroom_rag.embedding.embedder import Vectors
+
+# Below this many chunks a scan is as fast as the graph, and exact; above it the graph is walked until the filter is satisfied.
+EXACT_UP_TO = 20_000
+# Candidates of each leg, and the constant of reciprocal rank fusion (Cormack, Clarke, Buettcher 2009).
+_DEPTH = 100
+_RRF_K = 60
+
+# The calls of `EXACT` materialise distances only: with an ORDER BY inside, the planner might take the graph after all.
+_EXACT = """
+    scan AS MATERIALIZED (
+        SELECT c.id, c.embedding <=> CAST(:vector AS halfvec) AS distance FROM chunks c WHERE {visible}
+    )"""
+_GRAPH = """
+    scan AS MATERIALIZED (
+        SELECT c.id, c.embedding <=> CAST(:vector AS halfvec) AS distance FROM chunks c WHERE {visible}
+         ORDER BY c.embedding <=> CAST(:vector AS halfvec) LIMIT :depth
+    )"""
+_VISIBLE = """c.tenant_id = :tenant_id AND c.kind = ANY(CAST(:kinds AS text[]))
+    AND (CAST(:since AS timestamptz) IS NULL OR c.published_at IS NULL OR c.published_at >= :since)"""
+_HYBRID = """
+WITH {scan},
+dense AS (
+    SELECT id, 1 - distance AS similarity, row_number() OVER (ORDER BY distance, id) AS rank
+      FROM (SELECT id, distance FROM scan ORDER BY distance, id LIMIT :depth) nearest
+),
+totals AS (
+    SELECT CAST(chunks AS float8) AS chunks, CAST(terms AS float8) / chunks AS mean_terms
+      FROM index_statistics WHERE tenant_id = :tenant_id AND chunks > 0 AND terms > 0
+),
+hits AS MATERIALIZED (
+    SELECT p.chunk_id, p.stem, p.tf, p.terms, q.weight
+      FROM unnest(CAST(:stems AS text[]), CAST(:weights AS integer[])) AS q (stem, weight)
+      JOIN postings p ON p.tenant_id = :tenant_id AND p.stem = q.stem
+),
+inverse AS (
+    SELECT stem, ln(1 + (t.chunks - count(*) + 0.5) / (count(*) + 0.5)) AS idf FROM hits, totals t GROUP BY stem, t.chunks
+),
+bm25 AS (
+    SELECT h.chunk_id AS id,
+           sum(h.weight * i.idf * h.tf * (:k1 + 1) / (h.tf + :k1 * (1 - :b + :b * h.terms / t.mean_terms))) AS score
+      FROM hits h JOIN inverse i USING (stem) CROSS JOIN totals t GROUP BY h.chunk_id
+),
+lexical AS (
+    SELECT id, score, row_number() OVER (ORDER BY score DESC, id) AS rank
+      FROM (SELECT m.id, m.score FROM bm25 m JOIN chunks c ON c.tenant_id = :tenant_id AND c.id = m.id WHERE {visible}
+             ORDER BY m.score DESC, m.id LIMIT :depth) best
+),
+fused AS (
+    SELECT id, d.similarity, l.score AS bm25, COALESCE(1.0 / (:rrf_k + d.rank), 0) + COALESCE(1.0 / (:rrf_k + l.rank), 0) AS score
+      FROM dense d FULL JOIN lexical l USING (id) ORDER BY score DESC, id LIMIT :top_k
+)
+SELECT c.id, c.document_id, c.version, c.kind, v.title, v.url, c.page, c.start_at, c.end_at, c.content, c.published_at,
+       f.score, COALESCE(f.similarity, 0) AS similarity, COALESCE(f.bm25, 0) AS bm25
+  FROM fused f
+  JOIN chunks c ON c.tenant_id = :tenant_id AND c.id = f.id
+  JOIN document_versions v ON v.tenant_id = c.tenant_id AND v.document_id = c.document_id AND v.version = c.version
+ ORDER BY f.score DESC, c.id
+"""
+
+
+@dataclass(frozen=True)
+class FoundPassage:
+    """One passage with the scores of each stage."""
+
+    id: int
+    document_id: UUID
+    version: int
+    kind: SourceKind
+    title: str
+    url: str
+    page: int
+    start: int
+    end: int
+    text: str
+    published_at: datetime | None
+    score: float
+    dense_score: float
+    lexical_score: float
+
+
+@dataclass(frozen=True)
+class CitedText:
+    """A span of a stored version with its surroundings."""
+
+    kind: SourceKind
+    title: str
+    url: str
+    page_starts: Sequence[int]
+    text: str
+    before: str
+    after: str
+
+
+class IndexReader:
+    """Every method takes the scope; row-level security holds the tenant even if a query did not."""
+
+    def __init__(self, database: Database, *, exact_up_to: int = EXACT_UP_TO) -> None:
+        self._database = database
+        self._exact_up_to = exact_up_to
+
+    async def search(
+        self, scope: Scope, *, vector: Vectors, terms: Mapping[str, int], top_k: int, since: datetime | None
+    ) -> Sequence[FoundPassage]:
+        """The best `top_k` passages in the scope by reciprocal rank fusion; deterministic order."""
+        async with self._database.tenant(scope.tenant_id) as connection:
+            size = (
+                await connection.execute(
+                    text("SELECT chunks FROM index_statistics WHERE tenant_id = :tenant_id"), {"tenant_id": scope.tenant_id}
+                )
+            ).scalar_one_or_none()
+            if not size:
+                return []
+            exact = size <= self._exact_up_to
+            if not exact:
+                await connection.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
+                await connection.execute(text("SET LOCAL hnsw.ef_search = 200"))
+                await connection.execute(text("SET LOCAL hnsw.max_scan_tuples = 100000"))
+            scan = (_EXACT if exact else _GRAPH).format(visible=_VISIBLE)
+            rows = await connection.execute(
+                text(_HYBRID.format(scan=scan, visible=_VISIBLE)),
+                {
+                    "tenant_id": scope.tenant_id,
+                    "kinds": sorted(scope.kinds),
+                    "since": since,
+                    "vector": f"[{','.join(f'{value:.6g}' for value in vector.tolist())}]",
+                    "stems": list(terms),
+                    "weights": list(terms.values()),
+                    "depth": max(_DEPTH, top_k),
+                    "k1": K1,
+                    "b": B,
+                    "rrf_k": _RRF_K,
+                    "top_k": top_k,
+                },
+            )
+            return [
+                FoundPassage(
+                    id=row.id,
+                    document_id=row.document_id,
+                    version=row.version,
+                    kind=SourceKind(row.kind),
+                    title=row.title,
+                    url=row.url,
+                    page=row.page,
+                    start=row.start_at,
+                    end=row.end_at,
+                    text=row.content,
+                    published_at=row.published_at,
+                    score=float(row.score),
+                    dense_score=float(row.similarity),
+                    lexical_score=float(row.bm25),
+                )
+                for row in rows
+            ]
+
+    async def span(
+        self, scope: Scope, document_id: UUID, version: int, *, start: int, end: int, context: int = 0
+    ) -> CitedText | None:
+        """`text[start:end]` of a stored version (code points) with up to `context` on each side; None if there is none in the scope."""
+        async with self._database.tenant(scope.tenant_id) as connection:
+            row = (
+                await connection.execute(
+                    text(
+                        """
+                        SELECT kind, title, url, page_starts, substr(content, :start + 1, :end - :start) AS span,
+                               substr(content, :first + 1, :start - :first) AS before, substr(content, :end + 1, :context) AS after
+                          FROM document_versions
+                         WHERE tenant_id = :tenant_id AND document_id = :document_id AND version = :version
+                           AND kind = ANY(CAST(:kinds AS text[])) AND char_length(content) >= :end
+                        """
+                    ),
+                    {
+                        "tenant_id": scope.tenant_id,
+                        "document_id": document_id,
+                        "version": version,
+                        "kinds": sorted(scope.kinds),
+                        "start": start,
+                        "end": end,
+                        "first": max(0, start - context),
+                        "context": context,
+                    },
+                )
+            ).one_or_none()
+        if row is None:
+            return None
+        return CitedText(SourceKind(row.kind), row.title, row.url, tuple(row.page_starts), row.span, row.before, row.after)

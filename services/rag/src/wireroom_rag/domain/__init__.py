@@ -1,0 +1,1 @@
+"""What documents, scopes and citations are; no input or output."""

@@ -1,0 +1,1 @@
+"""The local embedding model: built once from published weights, run with onnxruntime."""

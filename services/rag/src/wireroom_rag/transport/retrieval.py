@@ -1,0 +1,97 @@
+"""`RetrievalService`."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+from uuid import UUID
+
+from wireroom_common.errors import invalid
+from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
+from wireroom_rag.adapters.retrieval_sql import FoundPassage
+from wireroom_rag.domain.scope import SourceKind
+from wireroom_rag.transport.scopes import readable_scope, scope_of_kinds
+from wireroom_rag.usecases.citations import ClaimedSpan, ResolveCitation, VerifyCitations
+from wireroom_rag.usecases.retrieve import Retrieve
+
+_KINDS = {SourceKind.DOCUMENT: rag_pb2.SOURCE_KIND_DOCUMENT, SourceKind.ARTICLE: rag_pb2.SOURCE_KIND_ARTICLE}
+
+
+class RetrievalServicer(rag_pb2_grpc.RetrievalServiceServicer):
+    """Maps messages to the use cases."""
+
+    def __init__(self, *, retrieve: Retrieve, verify: VerifyCitations, resolve: ResolveCitation) -> None:
+        self._retrieve = retrieve
+        self._verify = verify
+        self._resolve = resolve
+
+    async def Retrieve(self, request: rag_pb2.RetrieveRequest, context: Any) -> rag_pb2.RetrieveResponse:  # noqa: N802, ARG002 - the rpc's signature
+        scope = scope_of_kinds(request.kinds)
+        try:
+            since = request.since.ToDatetime(tzinfo=UTC) if request.HasField("since") else None
+        except (ValueError, OverflowError):
+            raise invalid("since_out_of_range", "`since` is not a date of the years 1 to 9999.", field="since") from None
+        passages = await self._retrieve(scope, request.query, top_k=request.top_k, since=since)
+        return rag_pb2.RetrieveResponse(passages=[_passage(passage) for passage in passages])
+
+    async def VerifyCitations(  # noqa: N802 - the rpc's signature
+        self,
+        request: rag_pb2.VerifyCitationsRequest,
+        context: Any,  # noqa: ARG002 - the rpc's signature
+    ) -> rag_pb2.VerifyCitationsResponse:
+        spans = [ClaimedSpan(_uuid(span.document_id), span.version, span.start, span.end, span.quote) for span in request.spans]
+        ids = await self._verify(readable_scope(), spans)
+        return rag_pb2.VerifyCitationsResponse(
+            citations=[rag_pb2.VerifiedCitation(verified=found is not None, citation_id=found or "") for found in ids]
+        )
+
+    async def ResolveCitation(  # noqa: N802 - the rpc's signature
+        self,
+        request: rag_pb2.ResolveCitationRequest,
+        context: Any,  # noqa: ARG002 - the rpc's signature
+    ) -> rag_pb2.ResolveCitationResponse:
+        resolved = await self._resolve(readable_scope(), request.citation_id)
+        citation, found = resolved.citation, resolved.found
+        return rag_pb2.ResolveCitationResponse(
+            citation_id=request.citation_id,
+            document_id=str(citation.document_id),
+            version=citation.version,
+            kind=_KINDS[found.kind],
+            title=found.title,
+            url=found.url,
+            page=resolved.page,
+            start=citation.start,
+            end=citation.end,
+            text=found.text,
+            sha256=resolved.sha256,
+            context_before=found.before,
+            context_after=found.after,
+        )
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _passage(found: FoundPassage) -> rag_pb2.Passage:
+    passage = rag_pb2.Passage(
+        id=str(found.id),
+        document_id=str(found.document_id),
+        version=found.version,
+        kind=_KINDS[found.kind],
+        title=found.title,
+        url=found.url,
+        page=found.page,
+        start=found.start,
+        end=found.end,
+        text=found.text,
+        score=found.score,
+        dense_score=found.dense_score,
+        lexical_score=found.lexical_score,
+    )
+    if found.published_at is not None:
+        passage.published_at.FromDatetime(found.published_at)
+    return passage

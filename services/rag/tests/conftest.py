@@ -1,0 +1,287 @@
+"""Fixtures: the rag service on a real database, with real files, model and processes; only the news service beside it is scripted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc.aio
+import pytest
+import pytest_asyncio
+from google.protobuf.message import Message
+from opentelemetry import trace
+from prometheus_client import CollectorRegistry
+from sqlalchemy import text
+
+from wireroom_common.bus import Catalogue, Envelope, event_type
+from wireroom_common.bus.delivery import BusMetrics, Deliverer
+from wireroom_common.clock import SystemClock
+from wireroom_common.db import Database
+from wireroom_common.errors import not_found
+from wireroom_common.ids import new_id
+from wireroom_common.principal import Principal, PrincipalKind, current_principal, set_current_principal
+from wireroom_common.rpc import (
+    CallGuard,
+    ClientMetrics,
+    LocalNetwork,
+    PrincipalSigner,
+    PrincipalVerifier,
+    ServerMetrics,
+    ServiceChannel,
+    ensure_key,
+    load_trusted,
+)
+from wireroom_common.testing import eventually
+from wireroom_protos.events.v1 import events_pb2
+from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
+from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
+from wireroom_rag.app import build
+from wireroom_rag.embedding.embedder import Model
+from wireroom_rag.embedding.files import ModelFiles
+from wireroom_rag.embedding.model_build import build_model
+from wireroom_rag.settings import RagSettings
+
+FINAL = (rag_pb2.DOCUMENT_STATE_INDEXED, rag_pb2.DOCUMENT_STATE_REJECTED, rag_pb2.DOCUMENT_STATE_FAILED)
+ALL_PERMISSIONS = frozenset({"docs:read", "docs:write", "news:read"})
+PART = 64 * 1024
+
+
+@dataclass(frozen=True)
+class User:
+    """A caller."""
+
+    tenant_id: UUID = field(default_factory=uuid4)
+    user_id: UUID = field(default_factory=uuid4)
+    permissions: frozenset[str] = ALL_PERMISSIONS
+    roles: frozenset[str] = frozenset()
+
+    def principal(self) -> Principal:
+        return Principal(
+            PrincipalKind.USER, str(self.user_id), self.tenant_id, self.roles, self.permissions, credential_id=str(uuid4())
+        )
+
+
+class ScriptedNews(news_pb2_grpc.NewsServiceServicer):
+    """Articles by (tenant, id, version); anything else is NOT_FOUND. An exception in `fail_with` answers the next calls."""
+
+    def __init__(self) -> None:
+        self.articles: dict[tuple[UUID, UUID, int], news_pb2.Article] = {}
+        self.callers: list[Principal] = []
+        self.fail_with: list[Exception] = []
+
+    async def GetArticle(self, request: news_pb2.GetArticleRequest, context: Any) -> news_pb2.GetArticleResponse:  # noqa: N802, ARG002 - the rpc's signature
+        principal = current_principal()
+        self.callers.append(principal)
+        if self.fail_with:
+            raise self.fail_with.pop()
+        article = self.articles.get((principal.tenant(), UUID(request.id), request.version))
+        if article is None:
+            raise not_found("article")
+        return news_pb2.GetArticleResponse(article=article)
+
+    async def ListArticles(self, request: news_pb2.ListArticlesRequest, context: Any) -> news_pb2.ListArticlesResponse:  # noqa: N802 - the rpc's signature
+        raise NotImplementedError
+
+
+class _Infra:
+    def __init__(self, database: Database, folder: Path, channel: grpc.aio.Channel) -> None:
+        self.registry = CollectorRegistry()
+        self.clock = SystemClock()
+        self._database = database
+        self._folder = folder
+        self._channel = channel
+
+    def database(self, service: str) -> Database:
+        assert service == "rag"
+        return self._database
+
+    def channel(self, service: str) -> grpc.aio.Channel:
+        assert service == "news"
+        return self._channel
+
+    def data_dir(self, service: str) -> str:
+        path = self._folder / service
+        path.mkdir(exist_ok=True)
+        return str(path)
+
+    def redis(self) -> Any:
+        raise NotImplementedError
+
+    def secret(self, name: str) -> bytes:
+        raise NotImplementedError
+
+    def announce(self, message: str) -> None:
+        raise NotImplementedError
+
+
+class Rag:
+    """One running instance and a user's hands on it."""
+
+    def __init__(self, database: Database, folder: Path, model_files: ModelFiles, settings: Mapping[str, Any]) -> None:
+        self.database = database
+        self.folder = folder
+        self.news = ScriptedNews()
+        network = LocalNetwork()
+        clock = SystemClock()
+        tracer = trace.get_tracer("test")
+        keys = folder / "keys"
+        signers = {name: PrincipalSigner(name, ensure_key(keys, name), clock) for name in ("gateway", "rag")}
+        verifier = PrincipalVerifier(load_trusted(keys), clock)
+        server_metrics, client_metrics = ServerMetrics(CollectorRegistry()), ClientMetrics(CollectorRegistry())
+        guard = CallGuard(verifier=verifier, metrics=server_metrics, tracer=tracer)
+        self._servers = {name: network.server(name, interceptors=(guard,)) for name in ("rag", "news")}
+
+        def channel(role: str, service: str) -> ServiceChannel:
+            return ServiceChannel(network.channel(service), signer=signers[role], metrics=client_metrics, tracer=tracer)
+
+        self._channels = [channel("gateway", "rag"), channel("rag", "news")]
+        self.infra = _Infra(database, folder, self._channels[1])
+        self.service = build(
+            RagSettings(**{"model_dir": str(model_files.directory), "poll_seconds": 0.05, **settings}), self.infra
+        )
+        self.documents: Any = rag_pb2_grpc.DocumentServiceStub(self._channels[0])
+        self.retrieval: Any = rag_pb2_grpc.RetrievalServiceStub(self._channels[0])
+        catalogue = Catalogue.from_files(events_pb2.DESCRIPTOR)
+        self._deliverer = Deliverer(catalogue, BusMetrics(CollectorRegistry()), clock)
+
+    async def start(self) -> None:
+        news_pb2_grpc.add_NewsServiceServicer_to_server(self.news, self._servers["news"])
+        for register in self.service.rpc:
+            register(self._servers["rag"])
+        assert self.service.start is not None
+        await self.service.start()
+        for server in self._servers.values():
+            await server.start()
+
+    async def stop(self) -> None:
+        for server in self._servers.values():
+            await server.stop(1.0)
+        assert self.service.stop is not None
+        await self.service.stop()
+        for channel in self._channels:
+            await channel.close()
+
+    def user(self, **fields: Any) -> User:
+        """A new caller; of a tenant of its own unless `tenant_id` is given."""
+        return User(**fields)
+
+    async def upload(self, user: User, name: str, data: bytes | AsyncIterator[bytes]) -> rag_pb2.Document:
+        async def requests() -> AsyncIterator[rag_pb2.UploadDocumentRequest]:
+            yield rag_pb2.UploadDocumentRequest(head=rag_pb2.UploadHead(filename=name))
+            if isinstance(data, bytes):
+                for start in range(0, len(data), PART):
+                    yield rag_pb2.UploadDocumentRequest(data=data[start : start + PART])
+            else:
+                async for part in data:
+                    yield rag_pb2.UploadDocumentRequest(data=part)
+
+        set_current_principal(user.principal())
+        response = await self.documents.UploadDocument(requests())
+        return response.document
+
+    async def get(self, user: User, document_id: str) -> rag_pb2.Document:
+        set_current_principal(user.principal())
+        return (await self.documents.GetDocument(rag_pb2.GetDocumentRequest(id=document_id))).document
+
+    async def delete(self, user: User, document_id: str) -> None:
+        set_current_principal(user.principal())
+        await self.documents.DeleteDocument(rag_pb2.DeleteDocumentRequest(id=document_id))
+
+    async def processed(self, user: User, document_id: str, *, within: float = 30.0) -> rag_pb2.Document:
+        """The document once its state is final."""
+
+        async def final() -> rag_pb2.Document | None:
+            document = await self.get(user, document_id)
+            return document if document.state in FINAL else None
+
+        return await eventually(final, within=within, what="document in a final state")
+
+    async def index(self, user: User, name: str, data: bytes) -> rag_pb2.Document:
+        """Upload and wait."""
+        return await self.processed(user, (await self.upload(user, name, data)).id)
+
+    async def retrieve(self, user: User, query: str, **request: Any) -> list[rag_pb2.Passage]:
+        set_current_principal(user.principal())
+        return list((await self.retrieval.Retrieve(rag_pb2.RetrieveRequest(query=query, **request))).passages)
+
+    async def verify(self, user: User, *spans: rag_pb2.Span) -> list[rag_pb2.VerifiedCitation]:
+        set_current_principal(user.principal())
+        return list((await self.retrieval.VerifyCitations(rag_pb2.VerifyCitationsRequest(spans=spans))).citations)
+
+    async def resolve(self, user: User, citation_id: str) -> rag_pb2.ResolveCitationResponse:
+        set_current_principal(user.principal())
+        return await self.retrieval.ResolveCitation(rag_pb2.ResolveCitationRequest(citation_id=citation_id))
+
+    async def deliver(self, tenant_id: UUID, event: Message) -> None:
+        """One event from the news service, through the inbox."""
+        subscription = self.service.subscriptions[0]
+        envelope = Envelope(
+            id=new_id(),
+            source="news",
+            type=event_type(event),
+            time=SystemClock().now(),
+            subject="",
+            data=event.SerializeToString(),
+            tenant_id=tenant_id,
+        )
+        await self._deliverer.work(subscription, envelope)
+
+    async def rows(self, tenant_id: UUID, query: str, **values: Any) -> list[Any]:
+        """Rows as the tenant sees them."""
+        async with self.database.tenant(tenant_id) as connection:
+            return list((await connection.execute(text(query), values)).all())
+
+    async def events(self) -> list[str]:
+        """Types of the events written so far, in order."""
+        async with self.database.system() as connection:
+            return list((await connection.execute(text("SELECT type FROM outbox ORDER BY id"))).scalars())
+
+    def blobs(self) -> list[Path]:
+        """The files in blob storage."""
+        return [path for path in (self.folder / "rag" / "blobs").rglob("*") if path.is_file()]
+
+
+StartRag = Callable[..., Awaitable[Rag]]
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    """The built model: in `WIREROOM_RAG_MODEL_DIR` if set (built there when missing), else in a folder of this run."""
+    given = os.environ.get("WIREROOM_RAG_MODEL_DIR")
+    directory = Path(given) if given else tmp_path_factory.mktemp("model")
+    build_model(directory, say=lambda _message: None)
+    return ModelFiles(directory)
+
+
+@pytest.fixture(scope="session")
+def model(model_files: ModelFiles) -> Model:
+    return Model(model_files)
+
+
+@pytest_asyncio.fixture
+async def rag_database(migrated_database: Callable[[str], Awaitable[Database]]) -> Database:
+    return await migrated_database("rag")
+
+
+@pytest_asyncio.fixture
+async def start_rag(rag_database: Database, model_files: ModelFiles, tmp_path: Path) -> AsyncIterator[StartRag]:
+    """`await start_rag(**settings)`: the whole service on a real database, called through its stubs; stopped after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Rag:
+            rag = Rag(rag_database, tmp_path, model_files, settings)
+            await rag.start()
+            stack.push_async_callback(rag.stop)
+            return rag
+
+        yield start
+
+
+@pytest_asyncio.fixture
+async def rag(start_rag: StartRag) -> Rag:
+    return await start_rag()

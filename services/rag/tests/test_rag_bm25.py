@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from wireroom_common.db import Database, DatabaseUrl
+from wireroom_common.db.migrate import bootstrap, downgrade, upgrade
+from wireroom_common.ids import new_id
+from wireroom_rag.adapters.articles_sql import ArticleVersion, receive_article
+from wireroom_rag.adapters.index_sql import IndexEntry, IndexWriter
+from wireroom_rag.adapters.jobs_sql import JobStore
+from wireroom_rag.adapters.retrieval_sql import FoundPassage, IndexReader
+from wireroom_rag.domain.document import Chunk, ExtractedText
+from wireroom_rag.domain.lexicon import K1, B, Lexicon
+from wireroom_rag.domain.scope import Scope, SourceKind
+
+WORDS = ("harbour", "harbours", "crane", "pelican", "pier", "night", "tide", "the")
+passages = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join), min_size=1, max_size=8)
+queries = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
+
+
+def oracle(texts: Sequence[str], query: str) -> list[float]:
+    lexicon = Lexicon()
+    documents = [lexicon.terms(passage) for passage in texts]
+    mean = sum(document.total() for document in documents) / len(documents)
+    scores = []
+    for document in documents:
+        score = 0.0
+        for term, weight in lexicon.terms(query).items():
+            frequency = sum(1 for other in documents if term in other)
+            inverse = math.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))
+            if document[term]:
+                norm = K1 * (1 - B + B * document.total() / mean)
+                score += weight * inverse * document[term] * (K1 + 1) / (document[term] + norm)
+        scores.append(score)
+    return scores
+
+
+async def index(database: Database, texts: Sequence[str], *, seed: int = 0) -> tuple[Scope, dict[str, int]]:
+    """The texts as one passage each in a tenant of its own; document id → position."""
+    tenant_id, feed_id = uuid4(), uuid4()
+    ids = [new_id() for _ in texts]
+    async with database.tenant(tenant_id) as connection:
+        for article_id in ids:
+            await receive_article(connection, ArticleVersion(tenant_id, article_id, 1, feed_id, "t", "", "", None))
+    claimed = await JobStore(database, lease_seconds=60).claim(SourceKind.ARTICLE, len(ids))
+    jobs = {job.key.document_id: job for job in claimed if job.key.tenant_id == tenant_id}
+    lexicon = Lexicon()
+    generator = np.random.default_rng(seed)
+    entries = []
+    for article_id, passage in zip(ids, texts, strict=True):
+        vector = generator.normal(size=(1, 384)).astype(np.float32)
+        vector /= np.linalg.norm(vector)
+        chunk = Chunk(0, len(passage), 0, passage)
+        terms: list[Counter[str]] = [lexicon.terms(passage)]
+        entries.append(IndexEntry(jobs[article_id], [chunk], vector, terms, ExtractedText(passage), "t", ""))
+    assert await IndexWriter(database).write(tenant_id, entries) == len(ids)
+    return Scope(tenant_id, uuid4(), frozenset(SourceKind)), {str(article_id): number for number, article_id in enumerate(ids)}
+
+
+async def search(reader: IndexReader, scope: Scope, query: str, **options: Any) -> Sequence[FoundPassage]:
+    vector = np.zeros(384, dtype=np.float32)
+    vector[0] = 1.0
+    return await reader.search(scope, vector=vector, terms=Lexicon().terms(query), top_k=50, since=None, **options)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(texts=passages, query=queries)
+def test_lexical_scores_are_those_of_bm25(fresh_database_url: str, texts: list[str], query: str) -> None:
+    url = DatabaseUrl.parse(fresh_database_url)
+    bootstrap(url, ["rag"])
+    upgrade(url, "rag")
+
+    async def run() -> tuple[dict[str, int], Sequence[FoundPassage]]:
+        database = Database(url, "rag")
+        try:
+            # Another tenant's terms must not count.
+            await index(database, ["pelican pelican pelican", "crane"])
+            scope, positions = await index(database, texts)
+            return positions, await search(IndexReader(database), scope, query)
+        finally:
+            await database.close()
+
+    positions, found = asyncio.run(run())
+    expected = oracle(texts, query)
+    assert len(found) == len(texts)
+    for passage in found:
+        assert passage.lexical_score == pytest.approx(expected[positions[str(passage.document_id)]], rel=1e-9, abs=1e-12)
+
+
+async def test_fusion_ranks_by_reciprocal_ranks_of_both_legs(rag_database: Database) -> None:
+    texts = ["harbour crane", "harbour", "pelican", "tide", "night pier harbour tide crane"]
+    scope, _ = await index(rag_database, texts)
+    found = await search(IndexReader(rag_database), scope, "harbour")
+    by_dense = sorted(found, key=lambda passage: -passage.dense_score)
+    by_lexical = sorted((passage for passage in found if passage.lexical_score), key=lambda passage: -passage.lexical_score)
+    for passage in found:
+        expected = 1 / (61 + by_dense.index(passage))
+        if passage in by_lexical:
+            expected += 1 / (61 + by_lexical.index(passage))
+        assert passage.score == pytest.approx(expected)
+    assert [passage.score for passage in found] == sorted((passage.score for passage in found), reverse=True)
+
+
+async def test_graph_search_of_a_small_tenant_among_many_rows_finds_what_the_exact_scan_finds(rag_database: Database) -> None:
+    await index(rag_database, [f"tide {number}" for number in range(600)], seed=1)
+    scope, _ = await index(rag_database, [f"harbour {number}" for number in range(30)], seed=2)
+    exact = await search(IndexReader(rag_database), scope, "nothing")
+    graph = await search(IndexReader(rag_database, exact_up_to=0), scope, "nothing")
+    assert len(exact) == 30
+    assert [passage.id for passage in graph] == [passage.id for passage in exact]
+
+
+async def test_index_of_an_empty_tenant_answers_with_nothing(rag_database: Database) -> None:
+    assert await search(IndexReader(rag_database), Scope(uuid4(), uuid4(), frozenset(SourceKind)), "harbour") == []
+
+
+async def test_version_of_many_chunks_is_written_whole_and_counted_once(rag_database: Database) -> None:
+    tenant_id, article_id = uuid4(), new_id()
+    async with rag_database.tenant(tenant_id) as connection:
+        await receive_article(connection, ArticleVersion(tenant_id, article_id, 1, uuid4(), "t", "", "", None))
+    (job,) = await JobStore(rag_database, lease_seconds=60).claim(SourceKind.ARTICLE, 1)
+    chunks = [Chunk(2 * number, 2 * number + 1, 0, "a") for number in range(450)]
+    vectors = np.random.default_rng(0).normal(size=(450, 384)).astype(np.float32)
+    entry = IndexEntry(job, chunks, vectors, [Counter({"a": 1, "b": 2})] * 450, ExtractedText("a " * 450), "t", "")
+    assert await IndexWriter(rag_database).write(tenant_id, [entry]) == 1
+    async with rag_database.tenant(tenant_id) as connection:
+        counts = await connection.execute(
+            text("SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM postings), chunks, terms FROM index_statistics")
+        )
+        assert tuple(counts.one()) == (450, 900, 450, 1350)
+    # Written again by a worker that is late: the lease is gone, nothing changes.
+    assert await IndexWriter(rag_database).write(tenant_id, [entry]) == 0
+
+
+def test_migration_can_be_taken_back_and_applied_again(fresh_database_url: str) -> None:
+    url = DatabaseUrl.parse(fresh_database_url)
+    bootstrap(url, ["rag"])
+    engine = create_engine(url.as_role("rag_owner"), poolclass=NullPool)
+    tables = text("SELECT count(*) FROM pg_tables WHERE schemaname = 'rag' AND tablename <> 'alembic_version'")
+    found = []
+    for step in (upgrade, downgrade, upgrade):
+        step(url, "rag")
+        with engine.connect() as connection:
+            found.append(connection.execute(tables).scalar_one())
+    assert found == [8, 0, 8]
