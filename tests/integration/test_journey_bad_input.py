@@ -33,11 +33,11 @@ def problem(reply: Reply, status: int, code: str) -> dict[str, Any]:
 
 
 def document_count(api: Api) -> int:
-    return len(api.get("/api/v1/documents?page_size=200")["documents"])
+    return len(api.get("/api/v1/documents?page_size=100")["documents"])
 
 
 def feed_count(api: Api) -> int:
-    return len(api.get("/api/v1/feeds?page_size=200")["feeds"])
+    return len(api.get("/api/v1/feeds?page_size=100")["feeds"])
 
 
 def executable() -> bytes:

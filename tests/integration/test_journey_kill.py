@@ -84,11 +84,11 @@ def test_killed_process_loses_and_doubles_nothing(
 
     for document_id in uploaded.values():
         assert persistently(lambda document_id=document_id: api.settled(document_id, expect="indexed"))["pages"] == 2
-    names = Counter(item["name"] for item in persistently(lambda: api.get("/api/v1/documents?page_size=200"))["documents"])
+    names = Counter(item["name"] for item in persistently(lambda: api.get("/api/v1/documents?page_size=100"))["documents"])
     assert {name: names[name] for name in uploaded} == dict.fromkeys(uploaded, 1)
 
-    feed = next(item for item in api.get("/api/v1/feeds?page_size=200")["feeds"] if item["url"] == site.feed_url(feed_name))
-    articles = api.get(f"/api/v1/news?feed_id={feed['id']}&page_size=200")["articles"]
+    feed = next(item for item in api.get("/api/v1/feeds?page_size=100")["feeds"] if item["url"] == site.feed_url(feed_name))
+    articles = api.get(f"/api/v1/news?feed_id={feed['id']}&page_size=100")["articles"]
     assert Counter(article["url"] for article in articles) == Counter(
         site.article_url(f"{role}-{number}") for number in range(ITEMS)
     )
