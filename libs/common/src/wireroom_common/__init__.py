@@ -1,0 +1,1 @@
+"""Technical building blocks shared by the gateway and the services; see this package's README for the list."""
