@@ -25,11 +25,17 @@ class CheckResult:
 
 
 class Health:
-    """The checks of one service, and whether the process is willing to take work at all."""
+    """The checks of one service, and whether the process is willing to take work at all.
 
-    def __init__(self, service: str, checks: Mapping[str, Check], clock: Clock) -> None:
+    `start_checks` must have passed once: without its queues a service would lose events. Later their failure is shown but takes no
+    traffic away, because events wait in the outbox.
+    """
+
+    def __init__(self, service: str, checks: Mapping[str, Check], clock: Clock, *, start_checks: Mapping[str, Check]) -> None:
         self.service = service
-        self._checks = dict(checks)
+        self._checks = {**checks, **start_checks}
+        self._pending = set(start_checks)
+        self._required = set(checks)
         self._clock = clock
         self._accepting = False
         self._latest: tuple[float, list[CheckResult]] | None = None
@@ -50,12 +56,14 @@ class Health:
         async with self._lock:
             if self._latest is None or self._clock.monotonic() - self._latest[0] > _SHARED_FOR:
                 results = await asyncio.gather(*(self._run(name, check) for name, check in self._checks.items()))
+                self._pending -= {result.name for result in results if result.ok}
                 self._latest = (self._clock.monotonic(), list(results))
             return self._latest[1]
 
     async def ready(self) -> bool:
         """Whether the service should get traffic."""
-        return self._accepting and all(result.ok for result in await self.results())
+        results = await self.results()
+        return self._accepting and not self._pending and all(result.ok for result in results if result.name in self._required)
 
     async def _run(self, name: str, check: Check) -> CheckResult:
         start = self._clock.monotonic()

@@ -87,7 +87,7 @@ class Process:
     async def _start(self, stack: contextlib.AsyncExitStack) -> list[Health]:
         infra = self._infra
         services = [module.build(infra.for_role(module.name)) for module in self._modules]
-        health = [Health(service.name, self._checks(service), infra.clock) for service in services]
+        health = [self._health(service) for service in services]
         await self._start_services(services, stack)
         await self._start_rpc(services, health, stack)
         subscriptions = [subscription for service in services for subscription in service.subscriptions]
@@ -146,11 +146,10 @@ class Process:
             await self._infra.report_ready(all([await item.ready() for item in health]))
             await asyncio.sleep(_READINESS_INTERVAL)
 
-    def _checks(self, service: Service) -> dict[str, Callable[[], Awaitable[None]]]:
-        checks = dict(service.checks)
-        if service.database is not None or service.subscriptions:
-            checks.setdefault("bus", self._infra.bus.ping)
-        return checks
+    def _health(self, service: Service) -> Health:
+        uses_bus = service.database is not None or service.subscriptions
+        start_checks = {"bus": self._infra.bus.ping} if uses_bus else {}
+        return Health(service.name, service.checks, self._infra.clock, start_checks=start_checks)
 
     @contextlib.asynccontextmanager
     async def _bus(self, services: Sequence[Service], subscriptions: Sequence[Subscription]) -> AsyncIterator[Bus]:

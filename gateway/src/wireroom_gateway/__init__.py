@@ -1,0 +1,1 @@
+"""The HTTP edge: one public surface in front of the services."""

@@ -1,0 +1,117 @@
+"""What a route demands of its callers. A route without a declaration stops the start: deny by default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any, TypeVar
+
+from starlette.routing import BaseRoute, Route
+
+T = TypeVar("T")
+_ATTRIBUTE = "__wireroom_access__"
+_PARAMETER = re.compile(r"\{[a-z_]+\}")
+
+
+class Need(Enum):
+    """Demands that are not a permission."""
+
+    NOTHING = "nothing"
+    SIGNED_IN = "signed_in"
+
+
+class Bucket(StrEnum):
+    """Groups of routes that share rate limits."""
+
+    CHAT = "chat"
+    API = "api"
+    NEWS = "news"
+    UPLOAD = "upload"
+    AUTH = "auth"
+
+
+class Body(StrEnum):
+    """Which size limit a request body has."""
+
+    JSON = "json"
+    CHAT = "chat"
+    UPLOAD = "upload"
+
+
+@dataclass(frozen=True)
+class Access:
+    """`need`: a permission's name, or a `Need`. `bucket` None: not rate limited. `any_host`: probes address machines by number."""
+
+    need: str | Need
+    bucket: Bucket | None = Bucket.API
+    body: Body = Body.JSON
+    any_host: bool = False
+
+
+def access(
+    need: str | Need, *, bucket: Bucket | None = Bucket.API, body: Body = Body.JSON, any_host: bool = False
+) -> Callable[[T], T]:
+    """Declare what an endpoint demands. Goes under the route decorator, or on an instance that serves as an endpoint."""
+    declaration = Access(need, bucket, body, any_host)
+
+    def mark(endpoint: T) -> T:
+        setattr(endpoint, _ATTRIBUTE, declaration)
+        return endpoint
+
+    return mark
+
+
+@dataclass(frozen=True)
+class DeclaredRoute:
+    """One method of one path."""
+
+    method: str
+    template: str
+    access: Access
+
+
+@dataclass(frozen=True)
+class Match:
+    """What the table knows of a path: its template, and its route by method."""
+
+    template: str
+    methods: Mapping[str, DeclaredRoute]
+
+
+class RouteTable:
+    """All routes of the application; finds the template of a path without the framework."""
+
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        by_template: dict[str, dict[str, DeclaredRoute]] = {}
+        for route in routes:
+            for declared in _declared(route):
+                by_template.setdefault(declared.template, {})[declared.method] = declared
+        self.matches = tuple(Match(template, methods) for template, methods in by_template.items())
+        self._exact = {match.template: match for match in self.matches if "{" not in match.template}
+        self._patterns = [
+            (re.compile(_PARAMETER.sub("[^/]+", re.sub(r"[.]", r"\\.", match.template))), match)
+            for match in self.matches
+            if "{" in match.template
+        ]
+
+    def match(self, path: str) -> Match | None:
+        """The entry for a path; exact paths win over patterns."""
+        found = self._exact.get(path)
+        if found is None:
+            for pattern, match in self._patterns:
+                if pattern.fullmatch(path):
+                    return match
+        return found
+
+
+def _declared(route: BaseRoute) -> list[DeclaredRoute]:
+    if not isinstance(route, Route):
+        raise TypeError(f"{route!r} is not a plain route: only those can be checked for their access declaration.")
+    declaration: Any = getattr(route.endpoint, _ATTRIBUTE, None)
+    if not isinstance(declaration, Access):
+        raise TypeError(f"{route.path} has no access declaration: put @access(…) on its endpoint.")
+    if not route.methods:
+        raise TypeError(f"{route.path} names no methods.")
+    return [DeclaredRoute(method, route.path, declaration) for method in sorted(route.methods)]

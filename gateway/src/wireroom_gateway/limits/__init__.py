@@ -1,0 +1,1 @@
+"""Rate limits: pure algorithm, policy table, stores."""

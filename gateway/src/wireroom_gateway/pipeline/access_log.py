@@ -1,0 +1,45 @@
+"""One canonical line per request."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wireroom_common.clock import Clock
+from wireroom_common.logging import get_logger
+from wireroom_gateway.request_state import method_label, request_state
+
+_QUIET = frozenset({"/health", "/health/live", "/health/ready", "/ready", "/metrics"})
+_MAX_PATH = 200
+_SERVER_ERROR = 500
+_log = get_logger(__name__)
+
+
+class AccessLog:
+    """Says who asked for what and what came of it. Never headers, query values or bodies."""
+
+    def __init__(self, app: ASGIApp, *, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = self._clock.monotonic()
+        state = request_state(scope)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            write = _log.error if state.status >= _SERVER_ERROR else _log.debug if state.template in _QUIET else _log.info
+            write(
+                "http_request",
+                method=method_label(scope),
+                route=state.template,
+                # Control characters would forge lines on a terminal.
+                path=ascii(scope["path"])[1:-1][:_MAX_PATH],
+                status=state.status,
+                ms=round((self._clock.monotonic() - start) * 1000, 2),
+                bytes=state.response_bytes,
+                client=state.client_ip,
+                principal=state.principal.kind.value,
+                subject=state.principal.subject,
+                tenant=str(state.principal.tenant_id or ""),
+                code=state.error_code,
+            )

@@ -1,0 +1,30 @@
+"""Counts and times requests."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wireroom_common.clock import Clock
+from wireroom_gateway.metrics import GatewayMetrics
+from wireroom_gateway.request_state import method_label, request_state
+
+
+class Measurement:
+    """Labels come from closed sets: route template, method, status class."""
+
+    def __init__(self, app: ASGIApp, *, metrics: GatewayMetrics, clock: Clock) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = request_state(scope)
+        method = method_label(scope)
+        start = self._clock.monotonic()
+        self._metrics.in_progress.inc()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._metrics.in_progress.dec()
+            self._metrics.requests.labels(state.template, method, f"{state.status // 100}xx").inc()
+            self._metrics.seconds.labels(state.template, method).observe(self._clock.monotonic() - start)

@@ -1,0 +1,48 @@
+"""Outermost stage: the request's id and state; what the answer's head must carry in any case."""
+
+from __future__ import annotations
+
+import re
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wireroom_common.ids import new_id
+from wireroom_common.rpc.context import set_request_id
+from wireroom_gateway.access import RouteTable
+from wireroom_gateway.request_state import RequestState, attach
+
+_SANE = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+
+
+class RequestId:
+    """Takes a sane `x-request-id` over or makes one; services, logs and the answer carry it."""
+
+    def __init__(self, app: ASGIApp, *, table: RouteTable) -> None:
+        self._app = app
+        self._table = table
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            # Nothing else is offered; an ASGI server ends such a connection when the application returns.
+            return
+        given = [value for name, value in scope["headers"] if name == b"x-request-id"]
+        request_id = given[0].decode() if len(given) == 1 and _SANE.fullmatch(given[0]) else new_id().hex
+        client = scope.get("client")
+        state = RequestState(request_id, client[0] if client else "")
+        state.match = self._table.match(scope["path"])
+        if state.match is not None:
+            state.route = state.match.methods.get(scope["method"])
+        attach(scope, state)
+        set_request_id(request_id)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                state.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), *state.extra_headers]
+            elif message["type"] == "http.response.body":
+                state.response_bytes += len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

@@ -1,0 +1,1 @@
+"""The routes: parse, call a stub, map the answer; nothing else."""

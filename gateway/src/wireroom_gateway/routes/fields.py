@@ -1,0 +1,50 @@
+"""Types that several routes use."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Query
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import BaseModel, ConfigDict, Field
+
+# NUL cannot be stored as text by PostgreSQL.
+_NO_NUL = r"^[^\x00]*$"
+
+Line = Annotated[str, Field(min_length=1, max_length=500, pattern=_NO_NUL)]
+PageSize = Annotated[int, Query(ge=1, le=100, description="Entries per page")]
+PageToken = Annotated[str, Query(max_length=1_000, pattern=_NO_NUL, description="`next_page_token` of the page before")]
+SearchText = Annotated[str, Query(max_length=200, pattern=_NO_NUL)]
+IdFilter = Annotated[str, Query(max_length=64, pattern=_NO_NUL)]
+Name = Annotated[str, Query(max_length=100, pattern=_NO_NUL)]
+
+
+class Input(BaseModel):
+    """A request body: unknown members and other types than those named are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Output(BaseModel):
+    """A response body."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def moment(message: Message, field: str) -> datetime | None:
+    """A timestamp field; None if it is not set."""
+    if not message.HasField(field):
+        return None
+    timestamp: Timestamp = getattr(message, field)
+    return timestamp.ToDatetime(tzinfo=UTC)
+
+
+def timestamp(value: datetime | None) -> Timestamp | None:
+    """A time as protobuf has it; one without a zone is UTC."""
+    if value is None:
+        return None
+    result = Timestamp()
+    result.FromDatetime(value if value.tzinfo is None else value.astimezone(UTC))
+    return result

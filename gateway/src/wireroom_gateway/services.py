@@ -1,0 +1,49 @@
+"""The generated stubs, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc.aio
+
+from wireroom_protos.auth.v1 import auth_pb2_grpc
+from wireroom_protos.chat.v1 import chat_pb2_grpc
+from wireroom_protos.common.v1 import status_pb2_grpc
+from wireroom_protos.monitoring.v1 import monitoring_pb2_grpc
+from wireroom_protos.news.v1 import news_pb2_grpc
+from wireroom_protos.rag.v1 import rag_pb2_grpc
+
+NAMES = ("auth", "chat", "rag", "news", "monitoring")
+
+
+@dataclass(frozen=True)
+class Services:
+    """One stub per RPC service; `status` by service name."""
+
+    auth: auth_pb2_grpc.AuthServiceAsyncStub
+    api_keys: auth_pb2_grpc.ApiKeyServiceAsyncStub
+    inference: chat_pb2_grpc.InferenceServiceAsyncStub
+    documents: rag_pb2_grpc.DocumentServiceAsyncStub
+    retrieval: rag_pb2_grpc.RetrievalServiceAsyncStub
+    feeds: news_pb2_grpc.FeedServiceAsyncStub
+    news: news_pb2_grpc.NewsServiceAsyncStub
+    metrics: monitoring_pb2_grpc.MetricsServiceAsyncStub
+    events: monitoring_pb2_grpc.EventLogServiceAsyncStub
+    status: dict[str, status_pb2_grpc.StatusServiceAsyncStub]
+
+
+def connect(channel: Callable[[str], grpc.aio.Channel]) -> Services:
+    """Stubs over the channels that `channel` names."""
+    return Services(
+        auth=auth_pb2_grpc.AuthServiceStub(channel("auth")),
+        api_keys=auth_pb2_grpc.ApiKeyServiceStub(channel("auth")),
+        inference=chat_pb2_grpc.InferenceServiceStub(channel("chat")),
+        documents=rag_pb2_grpc.DocumentServiceStub(channel("rag")),
+        retrieval=rag_pb2_grpc.RetrievalServiceStub(channel("rag")),
+        feeds=news_pb2_grpc.FeedServiceStub(channel("news")),
+        news=news_pb2_grpc.NewsServiceStub(channel("news")),
+        metrics=monitoring_pb2_grpc.MetricsServiceStub(channel("monitoring")),
+        events=monitoring_pb2_grpc.EventLogServiceStub(channel("monitoring")),
+        status={name: status_pb2_grpc.StatusServiceStub(channel(name)) for name in NAMES},
+    )

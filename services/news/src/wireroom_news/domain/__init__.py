@@ -1,0 +1,1 @@
+"""What feeds and articles are, without network or database."""

@@ -1,0 +1,1 @@
+"""Getting documents from the internet without being led anywhere else."""

@@ -1,0 +1,1 @@
+"""Reading feed documents, in a process that may be killed."""
