@@ -21,7 +21,9 @@ def check() -> list[str]:
     for project in [ROOT / "pyproject.toml", *sorted(ROOT.glob("*/pyproject.toml")), *sorted(ROOT.glob("*/*/pyproject.toml"))]:
         settings = tomllib.loads(project.read_text())["project"]
         extras = settings.get("optional-dependencies", {}).values()
-        declared = {_normal(re.split(r"[\s\[<>=!;~]", text)[0]) for group in (settings["dependencies"], *extras) for text in group}
+        declared = {
+            _normal(re.split(r"[\s\[<>=!;~]", text)[0]) for group in (settings["dependencies"], *extras) for text in group
+        }
         declared.add(_normal(settings["name"]))
         for source in sorted((project.parent / "src").rglob("*.py")):
             for name, line in _imports(source):

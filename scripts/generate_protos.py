@@ -25,13 +25,15 @@ def generate(out: Path) -> list[Path]:
         "-m",
         "grpc_tools.protoc",
         "-I.",
+        # By path: the environment need not be activated.
+        *(f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")),
         f"--python_out={out}",
         f"--grpc_python_out={out}",
         f"--mypy_out={out}",
         f"--mypy_grpc_out={out}",
         *protos,
     ]
-    subprocess.run(command, cwd=SOURCES, check=True, timeout=120)
+    subprocess.run(command, cwd=SOURCES, check=True, timeout=120, capture_output=True)
     for folder in {path.parent for path in out.rglob("*_pb2.py")}:
         for package in (folder, *folder.parents):
             if package == out:

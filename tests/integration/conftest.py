@@ -15,6 +15,7 @@ from reportlab.pdfgen.canvas import Canvas
 sys.path.insert(0, str(Path(__file__).parent))
 
 from api import Api
+from collector import Collector, collecting
 from harness import Deployment, Running, deploy
 from site_server import Site, serving
 
@@ -48,9 +49,16 @@ def news_site() -> Iterator[Site]:
         yield site
 
 
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    with collecting() as running:
+        yield running
+
+
 @pytest.fixture(scope="session", params=list(Deployment), ids=lambda deployment: deployment.value)
-def installation(request: pytest.FixtureRequest, news_site: Site) -> Iterator[Installation]:
-    with deploy(request.param, {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": news_site.address}) as running:
+def installation(request: pytest.FixtureRequest, news_site: Site, collector: Collector) -> Iterator[Installation]:
+    extra = {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": news_site.address, "WIREROOM_OTLP_ENDPOINT": collector.endpoint}
+    with deploy(request.param, extra) as running:
         yield Installation(running, news_site, sign_up(running), Api(running.base_url))
 
 

@@ -70,7 +70,9 @@ def test_unsupported_and_invented_citations_of_a_model_are_taken_out(
     served: WithProvider, make_pdf: Callable[[Sequence[str]], bytes]
 ) -> None:
     served.api.indexed("ferry.pdf", make_pdf(["The ferry to Tornby leaves at half past seven from pier 12 every morning."]))
-    answer = "The ferry to Tornby leaves at half past seven from pier 12 every morning [1]. It is painted green [1]. The captain is Jon [9]."
+    answer = (
+        "The ferry to Tornby leaves at half past seven from pier 12 every morning [1]. It is green [1]. The captain is Jon [9]."
+    )
     served.provider.post("/script", {"tokens": [answer]})
     completion = served.sdk().chat.completions.create(
         model="grounded", messages=[{"role": "user", "content": "When and where does the ferry to Tornby leave?"}]
