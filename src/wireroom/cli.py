@@ -12,6 +12,7 @@ from pathlib import Path
 from wireroom.client import Client
 from wireroom.demo import DEMO_ADDRESS
 from wireroom.roles import ROLES, SCHEMAS
+from wireroom_common.errors import WireroomError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -21,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result: int = options.command(options)
+    except WireroomError as error:
+        print(f"wireroom: {error.detail}", file=sys.stderr)
+        return 1
     except RuntimeError as error:
         print(f"wireroom: {error}", file=sys.stderr)
         return 1

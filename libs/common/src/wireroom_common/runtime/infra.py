@@ -60,13 +60,7 @@ class ProcessInfra:
         self.tracer = trace.get_tracer("wireroom")
         deliverer = Deliverer(catalogue, BusMetrics(registry), clock)
         bus_url = settings.bus_url.get_secret_value()
-        self.bus: Bus
-        if bus_url == _LOCAL:
-            self.bus = LocalBus(catalogue, deliverer)
-        elif bus_url.startswith(("amqp://", "amqps://")):
-            self.bus = AmqpBus(bus_url, catalogue, deliverer)
-        else:
-            raise RuntimeError("WIREROOM_BUS_URL must be `local:` or amqp://user:password@host:port/vhost.")
+        self.bus: Bus = LocalBus(catalogue, deliverer) if bus_url == _LOCAL else AmqpBus(bus_url, catalogue, deliverer)
         self._keys_dir = settings.principal_keys_dir or settings.data_dir / "principal-keys"
         self._network = LocalNetwork()
         self._server_metrics = ServerMetrics(registry)
@@ -133,12 +127,10 @@ class ProcessInfra:
         if listen == _LOCAL:
             server = self._network.server(service.name, interceptors=(guard,))
         else:
-            scheme, _, address = listen.partition(":")
-            if scheme != "grpc":
-                raise RuntimeError("WIREROOM_RPC_LISTEN must be `local:`, grpc://host:port or grpc:unix:/path.")
+            address = listen.removeprefix("grpc:").removeprefix("//")
             server = grpc_server(guard)
             self._grpc_health.append(await GrpcHealth.attach(server))
-            if server.add_insecure_port(address.removeprefix("//")) == 0 and not address.startswith("unix:"):
+            if server.add_insecure_port(address) == 0 and not address.startswith("unix:"):
                 raise RuntimeError(f"Cannot listen on {address}.")
         self._servers[service.name] = server
         return server

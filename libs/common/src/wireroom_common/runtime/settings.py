@@ -5,10 +5,17 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MINIMUM_SECRET_BYTES = 32
+
+
+def _check_scheme(url: str, *schemes: str) -> None:
+    """ValueError unless `url` begins with one of the schemes; without the URL, which may hold a password."""
+    if not url.startswith(schemes):
+        msg = f"must begin with {' or '.join(schemes)}"
+        raise ValueError(msg)
 
 
 class Environment(StrEnum):
@@ -82,6 +89,27 @@ class RuntimeSettings(BaseSettings):
             msg = "must be DEBUG, INFO, WARNING or ERROR"
             raise ValueError(msg)
         return level
+
+    @field_validator("bus_url")
+    @classmethod
+    def _known_bus(cls, value: SecretStr) -> SecretStr:
+        _check_scheme(value.get_secret_value(), "local:", "amqp://", "amqps://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis(cls, value: SecretStr) -> SecretStr:
+        _check_scheme(value.get_secret_value(), "embedded:", "redis://", "rediss://", "unix://")
+        return value
+
+    @field_validator(
+        "database_url", "rpc_listen", "rpc_auth_url", "rpc_chat_url", "rpc_news_url", "rpc_rag_url", "rpc_monitoring_url"
+    )
+    @classmethod
+    def _known_scheme(cls, value: str, info: ValidationInfo) -> str:
+        schemes = ("embedded:", "postgresql://") if info.field_name == "database_url" else ("local:", "grpc://", "grpc:unix:/")
+        _check_scheme(value, *schemes)
+        return value
 
     @property
     def migrates_on_start(self) -> bool:

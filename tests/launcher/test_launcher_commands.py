@@ -1,0 +1,107 @@
+"""The command line as an operator uses it: programs, environment variables, output, exit status."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wireroom.demo.content import ITEMS, rss
+from wireroom.roles import ROLES
+
+
+def wireroom(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WIREROOM_", "OPENAI_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "wireroom", *arguments],
+        cwd=folder,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_config_check_shows_values_with_their_sources_and_hides_secrets(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WIREROOM_GATEWAY_PORT=8123\n")
+    result = wireroom(tmp_path, "config-check", WIREROOM_MASTER_SECRET="canary-4711-" + "x" * 40, WIREROOM_LOG_LEVEL="debug")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert any(line.startswith("WIREROOM_GATEWAY_PORT=8123  [.env]") for line in lines)
+    assert any(line.startswith("WIREROOM_LOG_LEVEL=DEBUG  [environment]") for line in lines)
+    assert any(line.startswith("WIREROOM_BUS_URL=local:  [default]") for line in lines)
+    assert any(line.startswith("WIREROOM_MASTER_SECRET=(set, hidden)") for line in lines)
+    assert "canary-4711" not in result.stdout
+
+
+def test_provider_keys_are_hidden_too(tmp_path: Path) -> None:
+    providers = '[{"name": "p", "base_url": "http://127.0.0.1:1/v1", "models": ["m"], "api_key": "sk-canary"}]'
+    result = wireroom(tmp_path, "config-check", "chat", WIREROOM_CHAT_PROVIDERS=providers)
+    assert result.returncode == 0, result.stderr
+    assert "http://127.0.0.1:1/v1" in result.stdout
+    assert "sk-canary" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"WIREROOM_GATEWAY_PORT": "eighty"}, "WIREROOM_GATEWAY_PORT"),
+        ({"WIREROOM_LOG_LEVEL": "loud"}, "WIREROOM_LOG_LEVEL"),
+        ({"WIREROOM_BUS_URL": "kafka://x"}, "WIREROOM_BUS_URL"),
+        ({"WIREROOM_RPC_LISTEN": "http://x"}, "WIREROOM_RPC_LISTEN"),
+        ({"WIREROOM_RPC_NEWS_URL": "http://x"}, "WIREROOM_RPC_NEWS_URL"),
+        ({"WIREROOM_DATABASE_URL": "mysql://x"}, "WIREROOM_DATABASE_URL"),
+    ],
+)
+def test_setting_that_does_not_fit_stops_the_start_and_is_named(tmp_path: Path, environment: dict[str, str], named: str) -> None:
+    result = wireroom(tmp_path, "run", "gateway", WIREROOM_REDIS_URL="redis://127.0.0.1:1/0", **environment)
+    assert result.returncode == 1
+    assert named in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if role != "gateway"])
+def test_process_of_one_role_does_not_start_servers_of_its_own(tmp_path: Path, role: str) -> None:
+    result = wireroom(tmp_path, "run", role)
+    assert result.returncode == 1
+    assert "WIREROOM_DATABASE_URL" in result.stderr
+
+
+def test_second_process_on_the_same_data_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".data").mkdir()
+    with (tmp_path / ".data" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = wireroom(tmp_path, "run")
+    assert result.returncode == 1
+    assert "Another process uses" in result.stderr
+
+
+def test_keys_are_made_once_and_private(tmp_path: Path) -> None:
+    assert wireroom(tmp_path, "keys", "keys").returncode == 0
+    first = (tmp_path / "keys" / "gateway.key").read_bytes()
+    assert wireroom(tmp_path, "keys", "keys").returncode == 0
+    assert (tmp_path / "keys" / "gateway.key").read_bytes() == first
+    assert {path.stem for path in (tmp_path / "keys").glob("*.key")} == set(ROLES)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "keys").glob("*.key"))
+
+
+def test_unknown_schema_is_refused(tmp_path: Path) -> None:
+    result = wireroom(tmp_path, "migrate", "payroll")
+    assert result.returncode == 1
+    assert "payroll" in result.stderr
+
+
+def test_ask_without_a_key_says_what_to_do(tmp_path: Path) -> None:
+    result = wireroom(tmp_path, "ask", "anything")
+    assert result.returncode == 1
+    assert "wireroom join" in result.stderr
+
+
+def test_sample_feed_holds_every_item() -> None:
+    text = rss("http://127.0.0.1:1")
+    assert all(f"http://127.0.0.1:1/articles/{item.slug}" in text for item in ITEMS)
