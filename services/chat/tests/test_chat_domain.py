@@ -287,3 +287,16 @@ def test_each_part_of_a_compound_question_gets_its_own_sentence(question: str, e
     quotes = QuoteSelector(Terms()).select(question, passages)
     answer = " ".join(quote.text for quote in quotes)
     assert [figure for figure in ("0.5 percent", "4.25 percent") if figure in answer] == expected
+
+
+def test_headline_is_quoted_only_when_there_is_nothing_else() -> None:
+    title = "Northland central bank holds its policy rate at 4.25 percent"
+    article = passage(
+        1, f"{title}\n\nThe central bank of Northland kept its policy rate at 4.25 percent on Thursday.", title=title
+    )
+    question = "Where does the Northland central bank hold its policy rate?"
+    assert [quote.text for quote in QuoteSelector(Terms()).select(question, [article])] == [
+        "The central bank of Northland kept its policy rate at 4.25 percent on Thursday."
+    ]
+    alone = passage(1, title, title=title)
+    assert [quote.text for quote in QuoteSelector(Terms()).select(question, [alone])] == [title]

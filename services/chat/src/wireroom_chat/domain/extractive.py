@@ -157,6 +157,8 @@ class QuoteSelector:
         for rank, passage in enumerate(passages):
             title = frozenset(self._terms.content(passage.title))
             spans = [(start, end) for start, end in trimmed(passage.text) if end - start <= _MAX_SENTENCE]
+            # The headline is shown as the source's title already; a passage that is nothing else may still be quoted.
+            spans = [span for span in spans if passage.text[slice(*span)] != passage.title] or spans
             stems = [frozenset(self._terms.content(passage.text[start:end])) for start, end in spans]
             for index, (start, end) in enumerate(spans):
                 near: frozenset[str] = frozenset().union(*stems[max(0, index - 1) : index], *stems[index + 1 : index + 2])
