@@ -367,6 +367,30 @@ async def test_cancelled_call_closes_the_provider_socket_and_is_settled(chat: Ch
     assert (await chat.rows())[0].status == "cancelled"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_call_cancelled_while_its_row_is_written_is_settled(chat: ChatUnderTest, stream: bool) -> None:  # noqa: FBT001 - parametrized
+    chat.provider.script(tokens=["Hello"])
+    lock_taken, release = asyncio.Event(), asyncio.Event()
+
+    async def hold_the_table() -> None:
+        async with chat.database.tenant(TENANT) as connection:
+            await connection.execute(text("LOCK TABLE generations IN SHARE MODE"))
+            lock_taken.set()
+            await release.wait()
+
+    holder = asyncio.create_task(hold_the_table())
+    await lock_taken.wait()
+    task = asyncio.create_task((chat.stream if stream else chat.complete)(model=MODEL, messages=ask("Hi")))
+    await eventually(lambda: chat.provider.completed == 1, within=5)
+    task.cancel()
+    release.set()
+    await holder
+    await asyncio.gather(task, return_exceptions=True)
+    events = await eventually(chat.events, within=5)
+    assert [name for name, _ in events] == ["chat.completion.cancelled"]
+    assert [row.status for row in await chat.rows()] == ["cancelled"]
+
+
 async def test_client_that_stops_reading_ends_the_generation(chat: ChatUnderTest) -> None:
     chat.provider.script(tokens=["x" * 2000] * 20000)
     set_current_principal(CALLER)

@@ -73,13 +73,17 @@ class Runs:
     @asynccontextmanager
     async def track(
         self, *, tenant_id: UUID, user_id: UUID, model: str, provider: str
-    ) -> AsyncIterator[tuple[Run, asyncio.Task[None]]]:
-        """A run and the task that writes its first row, which goes on beside the answer: await it before anything is sent."""
+    ) -> AsyncIterator[tuple[Run, asyncio.Future[None]]]:
+        """A run and the writing of its first row, which goes on beside the answer: await it before anything is sent."""
         run = Run(tenant_id=tenant_id, user_id=user_id, model=model, provider=provider, clock=self._clock)
         row = asyncio.create_task(self._ledger.start(run.generation))
+        # Shielded: who waits for the row may be cancelled, the row is written all the same, because it will be settled.
+        written = asyncio.shield(row)
+        # An answer that fails first never looks at it; the settlement does.
+        written.add_done_callback(lambda future: future.cancelled() or future.exception())
         status, code = "completed", ""
         try:
-            yield run, row
+            yield run, written
         except (asyncio.CancelledError, GeneratorExit):
             status = "cancelled"
             raise
