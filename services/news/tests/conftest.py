@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,9 +17,11 @@ from google.protobuf.message import Message
 from opentelemetry.trace import NoOpTracer
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
+
 from wireroom_common.bus import Catalogue
 from wireroom_common.clock import Clock, SystemClock
 from wireroom_common.db import Database
+from wireroom_common.errors import WireroomError
 from wireroom_common.principal import Principal, PrincipalKind, set_current_principal
 from wireroom_common.rpc import (
     CallGuard,
@@ -33,9 +36,10 @@ from wireroom_common.runtime.service import Service
 from wireroom_news.app import build
 from wireroom_news.settings import NewsSettings
 from wireroom_protos.events.v1 import events_pb2
-from wireroom_protos.news.v1 import news_pb2_grpc
+from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
 
 CATALOGUE = Catalogue.from_files(events_pb2.DESCRIPTOR)
+TABLES = ("feeds", "articles", "article_versions", "article_keys", "feed_fetches")
 ALL = frozenset({"feeds:manage", "news:read"})
 
 
@@ -90,9 +94,44 @@ class News:
     articles: Any
     tenant_id: UUID
 
+    async def add(self, url: str, interval: int = 0) -> news_pb2.AddFeedResponse:
+        answer: news_pb2.AddFeedResponse = await self.feeds.AddFeed(news_pb2.AddFeedRequest(url=url, interval_seconds=interval))
+        return answer
+
+    async def refresh(self, feed_id: str) -> news_pb2.RefreshFeedResponse:
+        answer: news_pb2.RefreshFeedResponse = await self.feeds.RefreshFeed(news_pb2.RefreshFeedRequest(id=feed_id))
+        return answer
+
+    async def remove(self, feed_id: str) -> news_pb2.RemoveFeedResponse:
+        answer: news_pb2.RemoveFeedResponse = await self.feeds.RemoveFeed(news_pb2.RemoveFeedRequest(id=feed_id))
+        return answer
+
+    async def feed(self, feed_id: str) -> news_pb2.Feed:
+        return (await self.feeds.GetFeed(news_pb2.GetFeedRequest(id=feed_id))).feed
+
+    async def listed(self, **wanted: Any) -> list[news_pb2.Article]:
+        """The first page of articles."""
+        return list((await self.articles.ListArticles(news_pb2.ListArticlesRequest(**wanted))).articles)
+
+    async def article(self, article_id: str, version: int = 0) -> news_pb2.Article:
+        return (await self.articles.GetArticle(news_pb2.GetArticleRequest(id=article_id, version=version))).article
+
+    @staticmethod
+    async def refusal(call: Awaitable[Any]) -> WireroomError:
+        """The error that the call ends with."""
+        with pytest.raises(WireroomError) as caught:
+            await call
+        return caught.value
+
     async def tick(self) -> None:
-        """One turn of the scheduler."""
+        """One turn of the scheduler; the fetches run on."""
         await self.service.periodic[0].run()
+
+    @staticmethod
+    async def idle() -> None:
+        """Return when no replica of this test has a fetch under way."""
+        fetches = [task for task in asyncio.all_tasks() if task.get_name().startswith("fetch feed")]
+        await asyncio.gather(*fetches, return_exceptions=True)
 
     async def events(self) -> list[tuple[str, Message]]:
         """Everything in the outbox, in order."""
@@ -102,6 +141,10 @@ class News:
 
     async def event_types(self) -> list[str]:
         return [name for name, _ in await self.events()]
+
+    async def everything(self) -> list[int]:
+        """How many rows the tenant has, table by table."""
+        return [await self.count(table) for table in TABLES]
 
     async def count(self, table: str) -> int:
         async with self.database.tenant(self.tenant_id) as connection:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from wireroom_common.setting_types import TextList
 from wireroom_news.domain.addresses import AddressPolicy
 
 
 class NewsSettings(BaseSettings):
-    """Read from `WIREROOM_NEWS_*`. Lists are written with commas."""
+    """Read from `WIREROOM_NEWS_*`. Lists are written with commas or as JSON."""
 
     model_config = SettingsConfigDict(env_prefix="WIREROOM_NEWS_", frozen=True, extra="ignore")
 
-    allowed_private_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_private_hosts: TextList = Field(
         default=(),
         description="Hosts (`name`, `name:port`) or networks (CIDR) that feeds may be fetched from although they are not public.",
     )
-    denied_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+    denied_networks: TextList = Field(
         default=(), description="Networks (CIDR) refused besides the built-in list, for example the cluster's pods and services."
     )
     default_interval_seconds: int = Field(default=300, ge=1, le=604_800, description="Seconds between two fetches of a feed.")
@@ -46,11 +45,6 @@ class NewsSettings(BaseSettings):
     user_agent: str = Field(
         default="Wireroom/0.1 (feed reader)", min_length=1, max_length=200, description="Name given to the feeds' servers."
     )
-
-    @field_validator("allowed_private_hosts", "denied_networks", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("allowed_private_hosts")
     @classmethod

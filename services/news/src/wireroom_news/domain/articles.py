@@ -103,10 +103,13 @@ def connected(items: Sequence[Identified]) -> list[list[Identified]]:
 def merge(group: Iterable[Identified]) -> Identified:
     """One item for several of the same article: all keys, and the content of the latest entry (by date, then by hash)."""
     group = list(group)
-    best = max(
-        (item.entry for item in group), key=lambda entry: (entry.published_at or _EARLIEST, entry.content_sha256(), entry.url)
-    )
+    best = max((item.entry for item in group), key=_rank)
     return Identified(frozenset().union(*(item.keys for item in group)), best)
+
+
+def _rank(entry: Entry) -> tuple[datetime, str, str, str, str, str]:
+    # Every field takes part, so that entries of equal rank are equal.
+    return entry.published_at or _EARLIEST, entry.content_sha256(), entry.url, entry.summary, entry.author, entry.guid
 
 
 def _keys(entry: Entry, site_url: str, shared: frozenset[str]) -> frozenset[str]:

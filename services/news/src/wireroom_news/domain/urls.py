@@ -16,7 +16,7 @@ _TRACKING = frozenset(
     }
 )  # fmt: skip
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
-_UNSAFE = re.compile(r"[\x00-\x20\x7f\"<>\\^`{|}]")
+_UNSAFE = re.compile(r"[\x00-\x20\x7f-\U0010ffff\"<>\\^`{|}]")
 
 
 class UrlRefusedError(ValueError):
@@ -54,7 +54,8 @@ def is_front_page(url: str) -> bool:
 
 def _parts(text: str, *, allow_user: bool) -> tuple[str, str, str, str]:
     try:
-        split = urlsplit(text.strip())
+        # The fragment goes first: white space before it is the end of the URL too.
+        split = urlsplit(text.partition("#")[0].strip())
         port, host = split.port, split.hostname or ""
     except ValueError:
         msg = "it cannot be read as a URL"
@@ -78,7 +79,7 @@ def _host(host: str) -> str:
         host = f"[{host}]"
     elif not host.isascii():
         try:
-            host = host.encode("idna").decode()
+            host = host.encode("idna").decode().rstrip(".")
         except UnicodeError:
             host = ""
     if not _HOST.fullmatch(host):
@@ -89,7 +90,7 @@ def _host(host: str) -> str:
 
 def _encoded(text: str) -> str:
     try:
-        return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", text.encode().decode())
+        return _UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), text)
     except UnicodeEncodeError:
         msg = "it is not valid Unicode"
         raise UrlRefusedError(msg) from None

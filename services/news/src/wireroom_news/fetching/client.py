@@ -28,7 +28,7 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 ACCEPT = "application/atom+xml, application/rss+xml, application/feed+json, application/rdf+xml;q=0.9, application/xml;q=0.8, */*;q=0.5"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NOT_MODIFIED = 304
-_MAX_VALIDATOR = 512
+_MAX_HEADER = 512
 _MAX_RETRY_AFTER = 7 * 86_400.0
 _CHUNK = 65_536
 
@@ -96,12 +96,19 @@ class FeedClient:
     async def fetch(self, url: str, validators: Validators | None = None) -> Fetched:
         """GET `url`; raises FeedError with one of the codes `feed_*`."""
         known = validators or Validators()
+        loop = asyncio.get_running_loop()
+        left = self._limits.total
         for _ in range(self._limits.redirects + 1):
+            began = loop.time()
             target, addresses = await self._checked(url)
-            if not any(self._policy.is_exception(target.host or "", target.port or 0, address) for address in addresses):
-                await self._pacer.turn(target.host or "")
+            left -= loop.time() - began
+            host, port = target.host or "", target.port or 0
+            if not all(self._policy.is_exception(host, port, address) for address in addresses):
+                # Waiting for a turn is our choice, not the server's slowness: it does not count.
+                await self._pacer.turn(host)
+            began = loop.time()
             try:
-                async with asyncio.timeout(self._limits.total):
+                async with asyncio.timeout(max(left, 0)):
                     answer = await self._get(target, addresses, known)
             except TimeoutError:
                 raise FeedError("feed_timeout", "The feed's server did not answer in time; try again later.") from None
@@ -109,6 +116,7 @@ class FeedClient:
                 raise _unreachable(error) from error
             if isinstance(answer, Fetched):
                 return answer
+            left -= loop.time() - began
             url = answer
         raise FeedError("feed_unreachable", f"The address redirects more than {self._limits.redirects} times.")
 
@@ -146,6 +154,7 @@ class FeedClient:
         return addresses
 
     async def _get(self, target: URL, addresses: list[Address], known: Validators) -> Fetched | str:
+        """The document, or where the server sends us."""
         headers = {"User-Agent": self._user_agent, "Accept": ACCEPT, "Accept-Encoding": "gzip"}
         if known.etag:
             headers["If-None-Match"] = known.etag
@@ -173,9 +182,7 @@ class FeedClient:
             return await self._answer(target, response, known)
 
     async def _answer(self, target: URL, response: aiohttp.ClientResponse, known: Validators) -> Fetched:
-        validators = Validators(
-            response.headers.get("ETag", "")[:_MAX_VALIDATOR], response.headers.get("Last-Modified", "")[:_MAX_VALIDATOR]
-        )
+        validators = Validators(_header(response, "ETag"), _header(response, "Last-Modified"))
         if response.status == _NOT_MODIFIED and known != Validators():
             kept = Validators(validators.etag or known.etag, validators.last_modified or known.last_modified)
             return Fetched(str(target), _NOT_MODIFIED, b"", "", kept, 0, not_modified=True)
@@ -192,12 +199,7 @@ class FeedClient:
         async for chunk in response.content.iter_chunked(_CHUNK):
             buffer.feed(chunk)
         return Fetched(
-            str(target),
-            response.status,
-            buffer.body(),
-            response.headers.get("Content-Type", "")[:200],
-            validators,
-            buffer.received,
+            str(target), response.status, buffer.body(), _header(response, "Content-Type"), validators, buffer.received
         )
 
     def _retry_after(self, response: aiohttp.ClientResponse) -> float:
@@ -209,9 +211,9 @@ class FeedClient:
             return min(float(text[:9]), _MAX_RETRY_AFTER)
         try:
             until = email.utils.parsedate_to_datetime(text)
-        except ValueError:
+            seconds = (_as_utc(until) - self._clock.now()).total_seconds()
+        except (ValueError, OverflowError, TypeError, IndexError):
             return 0.0
-        seconds = (_as_utc(until) - self._clock.now()).total_seconds()
         return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
 
 
@@ -246,6 +248,12 @@ def _guarded_socket(info: tuple[Any, ...], approved: frozenset[Address]) -> sock
         msg = "The connection leads to an address that was not checked."
         raise OSError(msg)
     return socket.socket(family, kind, proto)
+
+
+def _header(response: aiohttp.ClientResponse, name: str) -> str:
+    """A header that is kept or sent back: '' unless it is short printable ASCII."""
+    value = response.headers.get(name, "")
+    return value if len(value) <= _MAX_HEADER and value.isascii() and value.isprintable() else ""
 
 
 def _as_utc(moment: datetime) -> datetime:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urljoin
+from xml.parsers import expat
 
 import fastfeedparser  # type: ignore[import-untyped]  # ships no types
 
@@ -31,7 +32,12 @@ class NotAFeedError(ValueError):
 def parse_document(body: bytes, *, url: str, content_type: str, fetched_at: datetime) -> ParsedFeed:
     """The feed in `body`. Relative links are resolved against `url`; dates after `fetched_at` become it. Raises NotAFeedError."""
     quick = _quick(body) if _is_utf8(body, content_type) else None
-    if quick is None or not quick["entries"] or not any(_has_text(entry) for entry in quick["entries"]):
+    if (
+        quick is None
+        or not quick["entries"]
+        or not any(_has_text(entry) for entry in quick["entries"])
+        or not _is_well_formed(body)
+    ):
         lenient = _lenient(body, content_type)
         if lenient is not None and (quick is None or len(lenient["entries"]) >= len(quick["entries"])):
             quick = lenient
@@ -56,6 +62,19 @@ def _is_utf8(body: bytes, content_type: str) -> bool:
     return name.lower() in _UTF8 and not body.startswith((b"\xfe\xff", b"\xff\xfe"))
 
 
+def _is_well_formed(body: bytes) -> bool:
+    """Whether the quick parser sees all there is: it drops what follows a bare `&`, in texts and in links."""
+    text = body.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith((b"{", b"[")):
+        return True
+    try:
+        # Refuses entity bombs by itself and fetches nothing.
+        expat.ParserCreate().Parse(text, True)
+    except (expat.ExpatError, ValueError):
+        return False
+    return True
+
+
 def _quick(body: bytes) -> Mapping[str, Any] | None:
     try:
         # Bytes, never text: a text that begins with http:// would be fetched.
@@ -77,8 +96,13 @@ def _lenient(body: bytes, content_type: str) -> Mapping[str, Any] | None:
 
 
 def _entry(raw: Mapping[str, Any], base: str, fetched_at: datetime) -> Entry:
-    body = max((plain_text(str(part), MAX_TEXT) for part in _bodies(raw)), key=len, default="")
-    summary = plain_text(str(raw.get("summary") or raw.get("description") or ""), MAX_TEXT) or body
+    content, description = _bodies(raw)
+    body = max((plain_text(part, MAX_TEXT) for part in content), key=len, default="")
+    described = plain_text(description, MAX_TEXT)
+    # The quick parser makes up a description from the content, with spaces between its tags: a little longer means nothing.
+    if len(described) > 2 * len(body):
+        body = described
+    summary = body if _compact(body).startswith(_compact(described)) else described
     title = one_line(str(raw.get("title") or ""), MAX_TITLE)
     guid = " ".join(str(raw.get("id") or "").split())[:_MAX_GUID]
     url = _link(raw.get("link"), base) or _link_in(raw.get("links"), base)
@@ -95,16 +119,22 @@ def _entry(raw: Mapping[str, Any], base: str, fetched_at: datetime) -> Entry:
     )
 
 
-def _bodies(raw: Mapping[str, Any]) -> list[str]:
+def _bodies(raw: Mapping[str, Any]) -> tuple[list[str], str]:
+    """The parts of the content, and the description."""
     content = raw.get("content")
     parts = (
         [str(part.get("value") or "") for part in content if isinstance(part, Mapping)] if isinstance(content, Sequence) else []
     )
-    return [*parts, str(raw.get("description") or ""), str(raw.get("summary") or "")]
+    return parts, str(raw.get("summary") or raw.get("description") or "")
+
+
+def _compact(text: str) -> str:
+    return "".join(text.split())
 
 
 def _has_text(raw: Mapping[str, Any]) -> bool:
-    return any(part.strip() for part in _bodies(raw))
+    content, description = _bodies(raw)
+    return any(part.strip() for part in (*content, description))
 
 
 def _link(link: object, base: str) -> str:

@@ -48,7 +48,7 @@ class ParserProcess:
                 self._reaper.cancel()
                 self._reaper = None
             try:
-                answer = await self._ask(json.dumps(request).encode(), body)
+                answer = await self._answer(json.dumps(request).encode(), body)
             except (TimeoutError, OSError, EOFError, ValueError):
                 await self._kill()
                 raise FeedError("feed_too_complex", "The feed takes too much time or memory to read.") from None
@@ -71,6 +71,14 @@ class ParserProcess:
         async with self._turn:
             await self._kill()
         await asyncio.gather(*self._stopping)
+
+    async def _answer(self, request: bytes, body: bytes) -> dict[str, Any]:
+        try:
+            return await self._ask(request, body)
+        except (ConnectionError, EOFError):
+            # The process ended, perhaps for a reason that has nothing to do with this document: a new one gets one try.
+            await self._kill()
+            return await self._ask(request, body)
 
     async def _ask(self, request: bytes, body: bytes) -> dict[str, Any]:
         if not self.running or self._documents >= _DOCUMENTS_PER_PROCESS:

@@ -10,7 +10,7 @@ from wireroom_common.errors import not_found
 from wireroom_common.ids import parse_id
 from wireroom_common.outbox import emit
 from wireroom_common.principal import current_principal
-from wireroom_news.adapters import feeds
+from wireroom_news.storage import feeds
 from wireroom_news.transport import pages
 from wireroom_news.transport.messages import feed_message
 from wireroom_news.usecases.add_feed import AddFeed

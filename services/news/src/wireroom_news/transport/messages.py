@@ -6,8 +6,8 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from wireroom_news.adapters.articles import ArticleVersion
-from wireroom_news.adapters.feeds import FeedRow
+from wireroom_news.storage.articles import ArticleVersion
+from wireroom_news.storage.feeds import FeedRow
 from wireroom_protos.news.v1 import news_pb2
 
 _STATES = {"active": news_pb2.FEED_STATE_ACTIVE, "degraded": news_pb2.FEED_STATE_DEGRADED}

@@ -9,8 +9,8 @@ from wireroom_common.db import Database
 from wireroom_common.errors import invalid, not_found
 from wireroom_common.ids import parse_id
 from wireroom_common.principal import PrincipalKind, current_principal
-from wireroom_news.adapters import articles
-from wireroom_news.adapters.articles import ArticleFilter
+from wireroom_news.storage import articles
+from wireroom_news.storage.articles import ArticleFilter
 from wireroom_news.transport import pages
 from wireroom_news.transport.feed_rpc import READ
 from wireroom_news.transport.messages import article_message

@@ -10,13 +10,13 @@ from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
 from wireroom_common.ids import new_id
 from wireroom_common.outbox import emit
-from wireroom_news.adapters import feeds
-from wireroom_news.adapters.feeds import FeedRow, FetchRecord
 from wireroom_news.domain.articles import Document
 from wireroom_news.domain.schedule import after_success
 from wireroom_news.domain.urls import UrlRefusedError, feed_url
 from wireroom_news.fetching.failures import FeedError
 from wireroom_news.settings import NewsSettings
+from wireroom_news.storage import feeds
+from wireroom_news.storage.feeds import FeedRow, FetchRecord
 from wireroom_news.usecases.ingest import ingest
 from wireroom_news.usecases.read_feed import FeedReader, Reading
 from wireroom_protos.events.v1 import events_pb2

@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
 from wireroom_common.outbox import emit
-from wireroom_news.adapters import feeds
-from wireroom_news.adapters.feeds import FeedRow, FetchRecord
 from wireroom_news.domain.schedule import FAILURES_UNTIL_DEGRADED, after_failure, after_success
 from wireroom_news.fetching.failures import FeedError
 from wireroom_news.settings import NewsSettings
+from wireroom_news.storage import feeds
+from wireroom_news.storage.feeds import FeedRow, FetchRecord
 from wireroom_news.usecases.ingest import Ingested, ingest
 from wireroom_news.usecases.read_feed import FeedReader, Reading
 from wireroom_protos.events.v1 import events_pb2

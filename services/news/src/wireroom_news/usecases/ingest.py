@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_common.ids import new_id
 from wireroom_common.outbox import emit
-from wireroom_news.adapters import articles
-from wireroom_news.adapters.articles import ArticleHead, ArticleVersion, StoredKey
 from wireroom_news.domain.articles import Document, Identified, merge
+from wireroom_news.storage import articles
+from wireroom_news.storage.articles import ArticleHead, ArticleVersion, StoredKey
 from wireroom_protos.events.v1 import events_pb2
 
 

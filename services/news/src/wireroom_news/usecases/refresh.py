@@ -10,14 +10,16 @@ import structlog
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError, not_found
-from wireroom_news.adapters import feeds
-from wireroom_news.adapters.feeds import FeedRow
+from wireroom_news.domain.schedule import after_failure
 from wireroom_news.settings import NewsSettings
+from wireroom_news.storage import feeds
+from wireroom_news.storage.feeds import FeedRow
 from wireroom_news.usecases.fetch_feed import FetchFeed, FetchOutcome
 
 _log = structlog.get_logger(__name__)
 _BUSY_WAIT = 0.1
 _BUSY_TRIES = 50
+_GIVE_BACK_SECONDS = 2
 
 
 class Refresh:
@@ -89,9 +91,15 @@ class Refresh:
     async def _run(self, feed: FeedRow) -> FetchOutcome:
         try:
             return await self._fetch(feed)
-        except BaseException:
-            async with asyncio.timeout(2), self._database.tenant(feed.tenant_id) as connection:
+        except asyncio.CancelledError:
+            async with asyncio.timeout(_GIVE_BACK_SECONDS), self._database.tenant(feed.tenant_id) as connection:
                 await feeds.release(connection, feed)
+            raise
+        except Exception:
+            # Not the feed's failure, so not its record; but what broke once must not be tried every second.
+            until = after_failure(self._clock.now(), feed.interval_seconds, failures=1)
+            async with asyncio.timeout(_GIVE_BACK_SECONDS), self._database.tenant(feed.tenant_id) as connection:
+                await feeds.postpone(connection, feed, until)
             raise
 
     def _done(self, key: tuple[UUID, UUID], task: asyncio.Task[FetchOutcome]) -> None:

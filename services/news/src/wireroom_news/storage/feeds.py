@@ -161,6 +161,17 @@ async def release(connection: AsyncConnection, feed: FeedRow) -> None:
     )
 
 
+async def postpone(connection: AsyncConnection, feed: FeedRow, until: datetime) -> None:
+    """Give a lease back without a result and try no sooner than `until`, if the lease is still held."""
+    await connection.execute(
+        text(
+            "UPDATE feeds SET leased_until = NULL, next_fetch_at = GREATEST(next_fetch_at, :until)"
+            " WHERE tenant_id = :tenant AND id = :id AND lease_token = :token"
+        ),
+        {"tenant": feed.tenant_id, "id": feed.id, "token": feed.lease_token, "until": until},
+    )
+
+
 async def conclude(connection: AsyncConnection, feed: FeedRow, **changes: Any) -> bool:
     """Write a fetch's result and end the lease. False, and nothing written, if the lease has passed to someone else.
 
@@ -208,10 +219,14 @@ async def record(connection: AsyncConnection, tenant_id: UUID, feed_id: UUID, fe
 
 
 async def remove(connection: AsyncConnection, tenant_id: UUID, feed_id: UUID, now: datetime) -> bool:
-    """Delete the feed and its articles. Feeds that carried some of them too are fetched anew, in full, so that those come back."""
+    """Delete the feed and its articles. Feeds that carried some of them too are fetched anew, in full, so that those come back.
+
+    Their leases end: a fetch under way may be answered "not modified" on the strength of what is deleted here.
+    """
     await connection.execute(
         text(
-            "UPDATE feeds SET etag = '', last_modified = '', next_fetch_at = :now WHERE tenant_id = :tenant AND id <> :feed AND id IN ("
+            "UPDATE feeds SET etag = '', last_modified = '', next_fetch_at = :now, leased_until = NULL, lease_token = lease_token + 1"
+            " WHERE tenant_id = :tenant AND id <> :feed AND id IN ("
             " SELECT k.feed_id FROM article_keys k JOIN articles a ON a.tenant_id = k.tenant_id AND a.id = k.article_id"
             " WHERE a.tenant_id = :tenant AND a.feed_id = :feed)"
         ),
