@@ -18,11 +18,12 @@ from wireroom_common.db import Database, DatabaseUrl
 from wireroom_common.db.migrate import bootstrap, downgrade, upgrade
 from wireroom_common.ids import new_id
 from wireroom_rag.adapters.articles_sql import ArticleVersion, receive_article
-from wireroom_rag.adapters.index_sql import IndexEntry, IndexWriter
+from wireroom_rag.adapters.index_sql import IndexWriter
 from wireroom_rag.adapters.jobs_sql import JobStore
-from wireroom_rag.adapters.retrieval_sql import FoundPassage, IndexReader
+from wireroom_rag.adapters.retrieval_sql import IndexReader
 from wireroom_rag.domain.document import Chunk, ExtractedText
 from wireroom_rag.domain.lexicon import K1, B, Lexicon
+from wireroom_rag.domain.passage import FoundPassage, IndexEntry
 from wireroom_rag.domain.scope import Scope, SourceKind
 
 WORDS = ("harbour", "harbours", "crane", "pelican", "pier", "night", "tide", "the")
@@ -155,3 +156,15 @@ def test_migration_can_be_taken_back_and_applied_again(fresh_database_url: str) 
         with engine.connect() as connection:
             found.append(connection.execute(tables).scalar_one())
     assert found == [8, 0, 8]
+
+
+async def test_each_leg_can_be_asked_alone(rag_database: Database) -> None:
+    scope, positions = await index(rag_database, ["harbour crane", "pelican", "harbour"], seed=3)
+    reader = IndexReader(rag_database)
+    lexical = await reader.search(scope, vector=None, terms=Lexicon().terms("harbour"), top_k=50, since=None)
+    assert [positions[str(passage.document_id)] for passage in lexical] == [2, 0]
+    assert {passage.dense_score for passage in lexical} == {0.0}
+    dense = await search(reader, scope, "the")
+    assert [passage.dense_score for passage in dense] == sorted((passage.dense_score for passage in dense), reverse=True)
+    assert (len(dense), {passage.lexical_score for passage in dense}) == (3, {0.0})
+    assert await reader.search(scope, vector=None, terms={}, top_k=50, since=None) == []

@@ -55,3 +55,14 @@ def test_word_longer_than_any_chunk_is_still_cut(chunker: Chunker, model: Model)
     chunks = chunker.all_chunks(found)
     assert "".join(chunk.text for chunk in chunks) == found.content
     assert all(len(model.tokenizer.encode(chunk.text).ids) <= MAX_TOKENS for chunk in chunks)
+
+
+@pytest.mark.parametrize("sentences", range(16, 80, 3))
+def test_no_text_ends_in_a_chunk_of_a_few_words(chunker: Chunker, model: Model, sentences: int) -> None:
+    content = "".join(f"Sentence number {number} tells of harbour {number % 7}. " for number in range(sentences)).strip()
+    sizes = [
+        len(model.tokenizer.encode(chunk.text, add_special_tokens=False).ids)
+        for chunk in chunker.all_chunks(ExtractedText(content))
+    ]
+    assert len(sizes) == 1 or min(sizes) >= CHUNK_TOKENS // 3
+    assert max(sizes) <= CHUNK_TOKENS

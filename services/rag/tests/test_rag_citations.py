@@ -101,3 +101,33 @@ async def test_citation_does_not_resolve_when_malformed_changed_deleted_or_not_p
 
 def test_scope_without_kinds_is_a_scope_of_nothing() -> None:
     assert SourceKind.DOCUMENT not in Scope(uuid4(), uuid4(), frozenset()).kinds
+
+
+async def test_hundred_spans_of_several_texts_are_answered_in_their_order(rag: Any) -> None:
+    user = rag.user()
+    texts = {
+        (await rag.index(user, f"{name}.txt", f"{name} 🦉 ".encode() * 400)).id: f"{name} 🦉 " for name in ("heron", "plover")
+    }
+    stranger = await rag.index(rag.user(), "heron.txt", b"heron " * 400)
+    spans, expected = [], []
+    for number in range(25):
+        for document_id, piece in texts.items():
+            start = len(piece) * number
+            spans.append(rag_pb2.Span(document_id=document_id, version=1, start=start, end=start + len(piece), quote=piece))
+            expected.append(True)
+            # The same span with another quote, then a text of another tenant.
+            spans.append(rag_pb2.Span(document_id=document_id, version=1, start=start, end=start + len(piece), quote="gull"))
+            expected.append(False)
+    spans[7] = rag_pb2.Span(document_id=stranger.id, version=1, start=0, end=5, quote="heron")
+    expected[7] = False
+    spans[3], expected[3] = spans[0], True
+    answers = await rag.verify(user, *spans)
+    assert len(answers) == 100
+    assert [answer.verified for answer in answers] == expected
+    assert answers[3].citation_id == answers[0].citation_id
+    for span, answer in zip(spans, answers, strict=True):
+        if answer.verified:
+            citation = Citation.decode(answer.citation_id)
+            assert citation is not None
+            assert (str(citation.document_id), citation.start, citation.end) == (span.document_id, span.start, span.end)
+    assert await rag.verify(user) == []

@@ -20,7 +20,7 @@ from wireroom_rag.adapters.extraction_process import ExtractionLimits, Extractio
 from wireroom_rag.adapters.jobs_sql import JobStore
 from wireroom_rag.domain.document import LeaseLostError, RejectedError
 from wireroom_rag.domain.scope import SourceKind
-from wireroom_rag.ports import ExtractionCrashedError
+from wireroom_rag.ports.processing import ExtractionCrashedError
 from wireroom_rag.usecases.delete import SweepOrphans
 
 INDEXED = rag_pb2.DOCUMENT_STATE_INDEXED

@@ -16,6 +16,7 @@ from wireroom_rag.adapters.extraction_process import ExtractionLimits, Extractio
 from wireroom_rag.adapters.index_sql import IndexWriter
 from wireroom_rag.adapters.jobs_sql import JobStore
 from wireroom_rag.adapters.retrieval_sql import IndexReader
+from wireroom_rag.adapters.texts_sql import TextReader
 from wireroom_rag.chunking import Chunker
 from wireroom_rag.embedding.embedder import Embedder
 from wireroom_rag.embedding.files import ModelFiles
@@ -59,7 +60,7 @@ def build(settings: RagSettings, infra: Infra) -> Service:
     model = _LoadedModel(ModelFiles(Path(settings.model_dir) if settings.model_dir else data / "models"))
     blobs = ObjectBlobs.in_folder(data / "blobs", infra.clock)
     documents = DocumentStore(database)
-    reader = IndexReader(database, exact_up_to=settings.exact_scan_chunks)
+    texts = TextReader(database)
     jobs = JobStore(database, lease_seconds=settings.lease_seconds)
     extractor = ExtractionProcess(
         ExtractionLimits(
@@ -109,9 +110,9 @@ def build(settings: RagSettings, infra: Infra) -> Service:
         wake=worker.wake,
     )
     retrieval_servicer = RetrievalServicer(
-        retrieve=Retrieve(reader, model.embedder, model.chunker),
-        verify=VerifyCitations(reader),
-        resolve=ResolveCitation(reader),
+        retrieve=Retrieve(IndexReader(database, exact_up_to=settings.exact_scan_chunks), model.embedder, model.chunker),
+        verify=VerifyCitations(texts),
+        resolve=ResolveCitation(texts),
     )
     return Service(
         name="rag",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 from semantic_text_splitter import TextSplitter
@@ -20,7 +21,7 @@ class Chunker:
     """Cuts texts. Blocking: call it in a thread, one stretch at a time for long texts."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._splitter = TextSplitter.from_huggingface_tokenizer(tokenizer, CHUNK_TOKENS)
+        self._tokenizer = tokenizer
 
     def stretches(self, found: ExtractedText) -> Sequence[tuple[int, int]]:
         """Parts of the text to be cut one by one: pages, and of long ones at most 20,000 characters."""
@@ -33,7 +34,7 @@ class Chunker:
         page = page_at(found.page_starts, start)
         return [
             Chunk(start + offset, start + offset + len(piece), page, piece)
-            for offset, piece in self._splitter.chunk_indices(found.content[start:end])
+            for offset, piece in self._cut(found.content[start:end])
             if not piece.isspace() and piece
         ]
 
@@ -43,7 +44,23 @@ class Chunker:
 
     def windows(self, query: str) -> list[str]:
         """A query in parts that the model reads whole; usually one."""
-        return self._splitter.chunks(query)
+        return [piece for _, piece in self._cut(query)]
+
+    def _cut(self, text: str) -> list[tuple[int, str]]:
+        """Offsets and pieces: full ones, the last two evened out. A last one of a few words would be close to any query about them."""
+        pieces = self._split(text, CHUNK_TOKENS)
+        if len(pieces) > 1 and self._tokens(pieces[-1][1]) < CHUNK_TOKENS // 2:
+            first = pieces[-2][0]
+            half = math.ceil(self._tokens(text[first:]) / 2)
+            pieces[-2:] = [(first + offset, piece) for offset, piece in self._split(text[first:], min(half, CHUNK_TOKENS))]
+        return pieces
+
+    def _split(self, text: str, fill: int) -> list[tuple[int, str]]:
+        # By callback: `from_huggingface_tokenizer` would keep a copy of the whole tokenizer (8 MB).
+        return TextSplitter.from_callback(self._tokens, (fill, CHUNK_TOKENS)).chunk_indices(text)
+
+    def _tokens(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def _parts(content: str, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ import grpc.aio
 
 from wireroom_common.rpc import acting_as_service
 from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
-from wireroom_rag.ports import ArticleText
+from wireroom_rag.ports.processing import ArticleText
 
 _TIMEOUT = 5.0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from wireroom_common.ids import new_id
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters.index_sql import remove_chunks
-from wireroom_rag.domain.document import Document, State
+from wireroom_rag.domain.document import Document, State, StoredFile
 from wireroom_rag.domain.scope import Scope, SourceKind
 
 _DOCUMENT = """
@@ -25,17 +24,6 @@ _DOCUMENT = """
       JOIN document_versions v ON v.tenant_id = d.tenant_id AND v.document_id = d.id AND v.version = d.latest_version
      WHERE d.tenant_id = :tenant_id AND d.kind = 'document'
 """
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """An uploaded file whose blob is complete."""
-
-    name: str
-    media_type: str
-    size: int
-    sha256: str
-    blob_key: str
 
 
 def _document(row: Row[Any]) -> Document:
@@ -58,7 +46,7 @@ def _document(row: Row[Any]) -> Document:
 
 
 class DocumentStore:
-    """The documents of the caller's scope."""
+    """Implements the ports `DocumentStore` and `BlobReferences`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -14,7 +14,7 @@ from typing import cast
 
 from wireroom_rag.domain.document import ExtractedText, RejectedError
 from wireroom_rag.extraction.protocol import MAX_HEADER, PREFIX, Reply, Request, encode_header
-from wireroom_rag.ports import ExtractionCrashedError
+from wireroom_rag.ports.processing import ExtractionCrashedError
 
 # Only what Python itself needs: a parser of hostile files must hold no secret.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "HOME", "TMPDIR", "LD_LIBRARY_PATH")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import text
@@ -13,28 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from wireroom_common.db import Database
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
-from wireroom_rag.domain.document import Chunk, ExtractedText, Job
-from wireroom_rag.embedding.embedder import Vectors
+from wireroom_rag.domain.document import Chunk, Job
+from wireroom_rag.domain.passage import IndexEntry, Vectors
 
 # Chunks of one statement: a long document must meet neither the statement's time limit nor hold up the event loop.
 _SLICE = 200
 
 # Job, chunk, its vector [384], its term counts.
 _Row = tuple[Job, Chunk, Vectors, Counter[str]]
-
-
-@dataclass(frozen=True)
-class IndexEntry:
-    """One version, ready to be served."""
-
-    job: Job
-    chunks: Sequence[Chunk]
-    vectors: Vectors
-    terms: Sequence[Counter[str]]
-    # For texts that were not stored by an earlier stage: the text itself, its title and address.
-    found: ExtractedText | None = None
-    title: str | None = None
-    url: str | None = None
 
 
 class IndexWriter:

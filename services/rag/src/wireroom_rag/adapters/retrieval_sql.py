@@ -1,18 +1,16 @@
-"""Reading the index: dense and lexical leg, fused, in one statement; and the stored texts that citations point into."""
+"""Reading the index: dense and lexical leg, fused, in one statement."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 from sqlalchemy import text
 
 from wireroom_common.db import Database
 from wireroom_rag.domain.lexicon import K1, B
+from wireroom_rag.domain.passage import FoundPassage, Vectors
 from wireroom_rag.domain.scope import Scope, SourceKind
-from wireroom_rag.embedding.embedder import Vectors
 
 # Below this many chunks a scan is as fast as the graph, and exact; above it the graph is walked until the filter is satisfied.
 EXACT_UP_TO = 20_000
@@ -30,6 +28,7 @@ _GRAPH = """
         SELECT c.id, c.embedding <=> CAST(:vector AS halfvec) AS distance FROM chunks c WHERE {visible}
          ORDER BY c.embedding <=> CAST(:vector AS halfvec) LIMIT :depth
     )"""
+_NO_SCAN = "scan AS MATERIALIZED (SELECT CAST(NULL AS bigint) AS id, CAST(NULL AS float8) AS distance WHERE false)"
 _VISIBLE = """c.tenant_id = :tenant_id AND c.kind = ANY(CAST(:kinds AS text[]))
     AND (CAST(:since AS timestamptz) IS NULL OR c.published_at IS NULL OR c.published_at >= :since)"""
 _HYBRID = """
@@ -73,50 +72,20 @@ SELECT c.id, c.document_id, c.version, c.kind, v.title, v.url, c.page, c.start_a
 """
 
 
-@dataclass(frozen=True)
-class FoundPassage:
-    """One passage with the scores of each stage."""
-
-    id: int
-    document_id: UUID
-    version: int
-    kind: SourceKind
-    title: str
-    url: str
-    page: int
-    start: int
-    end: int
-    text: str
-    published_at: datetime | None
-    score: float
-    dense_score: float
-    lexical_score: float
-
-
-@dataclass(frozen=True)
-class CitedText:
-    """A span of a stored version with its surroundings."""
-
-    kind: SourceKind
-    title: str
-    url: str
-    page_starts: Sequence[int]
-    text: str
-    before: str
-    after: str
-
-
 class IndexReader:
-    """Every method takes the scope; row-level security holds the tenant even if a query did not."""
+    """Implements `PassageIndex`; row-level security holds the tenant even if a query did not."""
 
     def __init__(self, database: Database, *, exact_up_to: int = EXACT_UP_TO) -> None:
         self._database = database
         self._exact_up_to = exact_up_to
 
     async def search(
-        self, scope: Scope, *, vector: Vectors, terms: Mapping[str, int], top_k: int, since: datetime | None
+        self, scope: Scope, *, vector: Vectors | None, terms: Mapping[str, int], top_k: int, since: datetime | None
     ) -> Sequence[FoundPassage]:
-        """The best `top_k` passages in the scope by reciprocal rank fusion; deterministic order."""
+        """The best `top_k` passages in the scope by reciprocal rank fusion; deterministic order.
+
+        `vector=None` leaves out the dense leg, empty `terms` the lexical one. `since` drops older texts, not undated ones.
+        """
         async with self._database.tenant(scope.tenant_id) as connection:
             size = (
                 await connection.execute(
@@ -126,18 +95,19 @@ class IndexReader:
             if not size:
                 return []
             exact = size <= self._exact_up_to
-            if not exact:
+            if vector is not None and not exact:
                 await connection.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
                 await connection.execute(text("SET LOCAL hnsw.ef_search = 200"))
                 await connection.execute(text("SET LOCAL hnsw.max_scan_tuples = 100000"))
-            scan = (_EXACT if exact else _GRAPH).format(visible=_VISIBLE)
+            template = _NO_SCAN if vector is None else _EXACT if exact else _GRAPH
+            scan = template.format(visible=_VISIBLE)
             rows = await connection.execute(
                 text(_HYBRID.format(scan=scan, visible=_VISIBLE)),
                 {
                     "tenant_id": scope.tenant_id,
                     "kinds": sorted(scope.kinds),
                     "since": since,
-                    "vector": f"[{','.join(f'{value:.6g}' for value in vector.tolist())}]",
+                    **({} if vector is None else {"vector": f"[{','.join(f'{value:.6g}' for value in vector.tolist())}]"}),
                     "stems": list(terms),
                     "weights": list(terms.values()),
                     "depth": max(_DEPTH, top_k),
@@ -166,35 +136,3 @@ class IndexReader:
                 )
                 for row in rows
             ]
-
-    async def span(
-        self, scope: Scope, document_id: UUID, version: int, *, start: int, end: int, context: int = 0
-    ) -> CitedText | None:
-        """`text[start:end]` of a stored version (code points) with up to `context` on each side; None if there is none in the scope."""
-        async with self._database.tenant(scope.tenant_id) as connection:
-            row = (
-                await connection.execute(
-                    text(
-                        """
-                        SELECT kind, title, url, page_starts, substr(content, :start + 1, :end - :start) AS span,
-                               substr(content, :first + 1, :start - :first) AS before, substr(content, :end + 1, :context) AS after
-                          FROM document_versions
-                         WHERE tenant_id = :tenant_id AND document_id = :document_id AND version = :version
-                           AND kind = ANY(CAST(:kinds AS text[])) AND char_length(content) >= :end
-                        """
-                    ),
-                    {
-                        "tenant_id": scope.tenant_id,
-                        "document_id": document_id,
-                        "version": version,
-                        "kinds": sorted(scope.kinds),
-                        "start": start,
-                        "end": end,
-                        "first": max(0, start - context),
-                        "context": context,
-                    },
-                )
-            ).one_or_none()
-        if row is None:
-            return None
-        return CitedText(SourceKind(row.kind), row.title, row.url, tuple(row.page_starts), row.span, row.before, row.after)

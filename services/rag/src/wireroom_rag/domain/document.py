@@ -47,6 +47,17 @@ class Document:
 
 
 @dataclass(frozen=True)
+class StoredFile:
+    """An uploaded file whose blob is complete."""
+
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    blob_key: str
+
+
+@dataclass(frozen=True)
 class VersionKey:
     """Names one version of one document."""
 

@@ -11,17 +11,14 @@ from concurrent.futures import Future
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # has no stubs
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from wireroom_common.errors import ErrorKind, WireroomError
+from wireroom_rag.domain.passage import Vectors
 from wireroom_rag.embedding.files import DIMENSIONS, MAX_TOKENS, ModelFiles
 
-Vectors = NDArray[np.float32]
-# More than 16 texts at once costs hundreds of megabytes and gains nothing.
+# Texts of one turn in the queue: at most half a second of work, after which other callers' texts have theirs.
 BATCH = 16
-# Characters from which on a text counts as long: half a batch of them takes the memory of a batch.
-_LONG = 500
 _QUEUE = 64
 # Seconds without work after which memory is given back.
 _IDLE_AFTER = 1.0
@@ -53,19 +50,22 @@ class Model:
         self.tokenizer = load_tokenizer(files)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors, float32 [len(texts), 384]; TextTooLongError when one has more than 256 tokens."""
+        """Unit vectors, float32 [len(texts), 384]; TextTooLongError when one has more than 256 tokens.
+
+        One run per text: activations are quantised per run, so a text's vector would depend on its neighbours. On one core a batch is
+        no faster anyway (sixteen long texts take half as long again), and takes ten times the memory.
+        """
         encodings = self.tokenizer.encode_batch(list(texts))
         longest = max(len(encoding.ids) for encoding in encodings)
         if longest > MAX_TOKENS:
             msg = f"A text has {longest} tokens; the model reads {MAX_TOKENS}."
             raise TextTooLongError(msg)
-        ids = np.zeros((len(encodings), longest), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding.ids)] = encoding.ids
-            mask[row, : len(encoding.ids)] = 1
-        (vectors,) = self._session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})
-        return np.asarray(vectors, dtype=np.float32)
+        return np.vstack([self._run(encoding.ids) for encoding in encodings])
+
+    def _run(self, tokens: Sequence[int]) -> Vectors:
+        ids = np.array([tokens], dtype=np.int64)
+        (vector,) = self._session.run(["embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        return np.asarray(vector, dtype=np.float32)
 
 
 class _Lane:
@@ -155,23 +155,17 @@ class Embedder:
         return self._model.tokenizer
 
     async def passages(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of any number of texts, each of at most 256 tokens, in batches sorted by length (padding costs time)."""
+        """Vectors of any number of texts, each of at most 256 tokens."""
         lane = self._lane(1)
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         vectors = np.empty((len(texts), DIMENSIONS), dtype=np.float32)
-        first = 0
-        while first < len(order):
-            # Sorted by length: when the sixteenth is long, so may be its neighbours.
-            last = order[min(first + BATCH, len(order)) - 1]
-            batch = order[first : first + (BATCH if len(texts[last]) <= _LONG else BATCH // 2)]
-            vectors[batch] = await lane.embed([texts[index] for index in batch])
-            first += len(batch)
+        for first in range(0, len(texts), BATCH):
+            vectors[first : first + BATCH] = await lane.embed(texts[first : first + BATCH])
         return vectors
 
     async def query(self, windows: Sequence[str]) -> Vectors:
         """One unit vector [384] of a query; one longer than the model reads comes as several windows, which are averaged."""
         lane = self._lane(0)
-        parts = [await lane.embed(windows[first : first + BATCH // 2]) for first in range(0, len(windows), BATCH // 2)]
+        parts = [await lane.embed(windows[first : first + BATCH]) for first in range(0, len(windows), BATCH)]
         mean = np.vstack(parts).mean(axis=0)
         return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-9), dtype=np.float32)
 

@@ -12,8 +12,8 @@ from wireroom_common.errors import invalid, not_found
 from wireroom_common.ids import parse_id
 from wireroom_common.principal import current_principal
 from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
-from wireroom_rag.adapters.documents_sql import DocumentStore
 from wireroom_rag.domain.document import Document, State
+from wireroom_rag.ports.documents import DocumentStore
 from wireroom_rag.transport.scopes import ADMIN, READ_DOCUMENTS, WRITE_DOCUMENTS, document_scope
 from wireroom_rag.usecases.delete import DeleteDocument
 from wireroom_rag.usecases.upload import UploadDocument

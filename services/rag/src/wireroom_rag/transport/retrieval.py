@@ -8,7 +8,7 @@ from uuid import UUID
 
 from wireroom_common.errors import invalid
 from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
-from wireroom_rag.adapters.retrieval_sql import FoundPassage
+from wireroom_rag.domain.passage import FoundPassage
 from wireroom_rag.domain.scope import SourceKind
 from wireroom_rag.transport.scopes import readable_scope, scope_of_kinds
 from wireroom_rag.usecases.citations import ClaimedSpan, ResolveCitation, VerifyCitations

@@ -6,9 +6,8 @@ from datetime import timedelta
 from uuid import UUID
 
 from wireroom_common.errors import ErrorKind, WireroomError, not_found
-from wireroom_rag.adapters.documents_sql import DocumentStore
 from wireroom_rag.domain.scope import Scope
-from wireroom_rag.ports import BlobStore
+from wireroom_rag.ports.documents import BlobReferences, BlobStore, DocumentStore
 
 # An upload stores its file before its row: younger files may simply not be registered yet.
 ORPHAN_AGE = timedelta(hours=1)
@@ -36,8 +35,8 @@ class DeleteDocument:
 class SweepOrphans:
     """Deletes files without a row (a process died between the two)."""
 
-    def __init__(self, documents: DocumentStore, blobs: BlobStore, *, age: timedelta = ORPHAN_AGE) -> None:
-        self._documents = documents
+    def __init__(self, references: BlobReferences, blobs: BlobStore, *, age: timedelta = ORPHAN_AGE) -> None:
+        self._references = references
         self._blobs = blobs
         self._age = age
 
@@ -45,7 +44,7 @@ class SweepOrphans:
         """How many files were deleted. Harmless to run on several replicas at once."""
         count = 0
         async for keys in self._blobs.older_than(self._age):
-            orphans = sorted(set(keys) - await self._documents.referenced_blobs(keys)) if keys else []
+            orphans = sorted(set(keys) - await self._references.referenced_blobs(keys)) if keys else []
             await self._blobs.delete(orphans)
             count += len(orphans)
         return count

@@ -12,13 +12,14 @@ from uuid import UUID
 import structlog
 
 from wireroom_common.errors import ErrorKind, WireroomError
-from wireroom_rag.adapters.index_sql import IndexEntry, IndexWriter
-from wireroom_rag.adapters.jobs_sql import JobStore
 from wireroom_rag.chunking import Chunker
 from wireroom_rag.domain.document import Chunk, ExtractedText, Job, LeaseLostError, RejectedError
 from wireroom_rag.domain.lexicon import Lexicon
+from wireroom_rag.domain.passage import IndexEntry
 from wireroom_rag.extraction.text import stored_text
-from wireroom_rag.ports import ArticleSource, ArticleText, BlobStore, Embeddings, Extractor
+from wireroom_rag.ports.documents import BlobStore
+from wireroom_rag.ports.index import IndexWriter
+from wireroom_rag.ports.processing import ArticleSource, ArticleText, Embeddings, Extractor, JobStates
 
 MAX_ATTEMPTS = 5
 # A job whose surroundings stay broken for this long is given up.
@@ -52,7 +53,7 @@ class Processor:
     def __init__(
         self,
         *,
-        jobs: JobStore,
+        jobs: JobStates,
         index: IndexWriter,
         blobs: BlobStore,
         extractor: Extractor,

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from wireroom_common.errors import invalid
-from wireroom_rag.adapters.retrieval_sql import FoundPassage, IndexReader
 from wireroom_rag.chunking import Chunker
 from wireroom_rag.domain.lexicon import Lexicon
+from wireroom_rag.domain.passage import FoundPassage
 from wireroom_rag.domain.scope import Scope
-from wireroom_rag.ports import Embeddings
+from wireroom_rag.ports.index import PassageIndex
+from wireroom_rag.ports.processing import Embeddings
 
 DEFAULT_TOP_K = 8
 MAX_TOP_K = 50
@@ -23,7 +24,7 @@ _MAX_TERMS = 256
 class Retrieve:
     """Hybrid retrieval: vectors and BM25, fused."""
 
-    def __init__(self, index: IndexReader, embeddings: Embeddings, chunker: Callable[[], Chunker]) -> None:
+    def __init__(self, index: PassageIndex, embeddings: Embeddings, chunker: Callable[[], Chunker]) -> None:
         self._index = index
         self._embeddings = embeddings
         self._chunker = chunker

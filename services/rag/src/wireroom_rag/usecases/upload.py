@@ -10,11 +10,10 @@ from pathlib import PurePath
 
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
 from wireroom_common.ids import new_id
-from wireroom_rag.adapters.documents_sql import DocumentStore, StoredFile
-from wireroom_rag.domain.document import Document
+from wireroom_rag.domain.document import Document, StoredFile
 from wireroom_rag.domain.scope import Scope
 from wireroom_rag.extraction.media_types import HEAD_BYTES, media_type_of
-from wireroom_rag.ports import BlobStore
+from wireroom_rag.ports.documents import BlobStore, DocumentStore
 
 _LONGEST_NAME = 255
 # Larger pieces are hashed in a thread; for small ones the switch costs more than the hash.

@@ -10,9 +10,9 @@ from uuid import UUID
 
 import structlog
 
-from wireroom_rag.adapters.jobs_sql import JobStore
 from wireroom_rag.domain.document import Job
 from wireroom_rag.domain.scope import SourceKind
+from wireroom_rag.ports.processing import JobQueue
 from wireroom_rag.usecases.process import Processor
 
 # Articles of one batch, and batches at once: while one waits for the model, the other talks to the database.
@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 class Worker:
     """Runs until stopped. Any number of replicas may run: leases keep them apart."""
 
-    def __init__(self, jobs: JobStore, processor: Processor, *, poll_seconds: float, heartbeat_seconds: float) -> None:
+    def __init__(self, jobs: JobQueue, processor: Processor, *, poll_seconds: float, heartbeat_seconds: float) -> None:
         self._jobs = jobs
         self._processor = processor
         self._poll_seconds = poll_seconds

@@ -1,0 +1,43 @@
+"""The index and the stored texts. Reading takes the scope in every method, so that no implementation can be asked without one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from wireroom_rag.domain.passage import CitedText, FoundPassage, IndexEntry, Span, Vectors
+from wireroom_rag.domain.scope import Scope
+
+
+class IndexWriter(Protocol):
+    """Puts versions into the index. A worker does, in nobody's name: there is a tenant, but no user whose scope it could be."""
+
+    async def write(self, tenant_id: UUID, entries: Sequence[IndexEntry]) -> int:
+        """Serve these versions from now on, and not the ones before; how many were written.
+
+        A version whose lease is lost is left alone. One that is older than what is served is marked as superseded.
+        """
+
+
+class PassageIndex(Protocol):
+    """Finds passages."""
+
+    async def search(
+        self, scope: Scope, *, vector: Vectors | None, terms: Mapping[str, int], top_k: int, since: datetime | None
+    ) -> Sequence[FoundPassage]:
+        """The best `top_k` passages in the scope by reciprocal rank fusion; deterministic order.
+
+        `vector=None` leaves out the dense leg, empty `terms` the lexical one. `since` drops older texts, not undated ones.
+        """
+
+
+class StoredTexts(Protocol):
+    """The texts that citations point into."""
+
+    async def span(self, scope: Scope, span: Span, *, context: int) -> CitedText | None:
+        """The span with up to `context` code points on each side; None if there is none in the scope."""
+
+    async def spans(self, scope: Scope, spans: Sequence[Span]) -> Sequence[str | None]:
+        """The text of each span, in order; None where there is none in the scope."""
