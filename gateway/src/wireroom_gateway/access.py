@@ -12,7 +12,6 @@ from starlette.routing import BaseRoute, Route
 
 T = TypeVar("T")
 _ATTRIBUTE = "__wireroom_access__"
-_PARAMETER = re.compile(r"\{[a-z_]+\}")
 
 
 class Need(Enum):
@@ -85,33 +84,36 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         by_template: dict[str, dict[str, DeclaredRoute]] = {}
+        patterns: dict[str, re.Pattern[str]] = {}
         for route in routes:
-            for declared in _declared(route):
+            checked = _checked(route)
+            patterns[checked.path_format] = checked.path_regex
+            for declared in _declared(checked):
                 by_template.setdefault(declared.template, {})[declared.method] = declared
         self.matches = tuple(Match(template, methods) for template, methods in by_template.items())
         self._exact = {match.template: match for match in self.matches if "{" not in match.template}
-        self._patterns = [
-            (re.compile(_PARAMETER.sub("[^/]+", re.sub(r"[.]", r"\\.", match.template))), match)
-            for match in self.matches
-            if "{" in match.template
-        ]
+        self._patterns = [(patterns[match.template], match) for match in self.matches if "{" in match.template]
 
     def match(self, path: str) -> Match | None:
         """The entry for a path; exact paths win over patterns."""
         found = self._exact.get(path)
         if found is None:
             for pattern, match in self._patterns:
-                if pattern.fullmatch(path):
+                if pattern.match(path):
                     return match
         return found
 
 
-def _declared(route: BaseRoute) -> list[DeclaredRoute]:
+def _checked(route: BaseRoute) -> Route:
     if not isinstance(route, Route):
         raise TypeError(f"{route!r} is not a plain route: only those can be checked for their access declaration.")
+    return route
+
+
+def _declared(route: Route) -> list[DeclaredRoute]:
     declaration: Any = getattr(route.endpoint, _ATTRIBUTE, None)
     if not isinstance(declaration, Access):
         raise TypeError(f"{route.path} has no access declaration: put @access(…) on its endpoint.")
     if not route.methods:
         raise TypeError(f"{route.path} names no methods.")
-    return [DeclaredRoute(method, route.path, declaration) for method in sorted(route.methods)]
+    return [DeclaredRoute(method, route.path_format, declaration) for method in sorted(route.methods)]

@@ -63,8 +63,12 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
     resynchroniser = Resynchroniser(keys, revocations, infra.clock)
     limiter = _limiter(settings, infra, metrics) if settings.limits_enabled else None
     checks = {"auth": resynchroniser.check}
-    readiness = Readiness(checks, degraded=lambda: ["shared_limits"] if limiter is not None and limiter.degraded else [])
-    api = _routes(settings, infra, services, keys, readiness)
+    readiness = Readiness(
+        checks,
+        degraded=lambda: ["shared_limits"] if limiter is not None and limiter.degraded else [],
+        draining=infra.draining,
+    )
+    api = application(settings, infra, services, keys, readiness)
     table = RouteTable(api.router.routes)
     app: ASGIApp = assemble(
         api,
@@ -82,7 +86,7 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
                     Body.UPLOAD: settings.max_upload_bytes + MULTIPART_OVERHEAD,
                 }
             },
-            Authentication: _verifiers(settings, infra, services, keys, revocations, metrics),
+            Authentication: {**_verifiers(settings, infra, services, keys, revocations), "metrics": metrics},
             RateLimits: {"limiter": limiter, "metrics": metrics},
         },
     )
@@ -108,12 +112,7 @@ def _limiter(settings: GatewaySettings, infra: Infra, metrics: GatewayMetrics) -
 
 
 def _verifiers(
-    settings: GatewaySettings,
-    infra: Infra,
-    services: Services,
-    keys: JwksCache,
-    revocations: Revocations,
-    metrics: GatewayMetrics,
+    settings: GatewaySettings, infra: Infra, services: Services, keys: JwksCache, revocations: Revocations
 ) -> dict[str, Any]:
     return {
         "tokens": TokenVerifier(
@@ -134,11 +133,11 @@ def _verifiers(
             bad_seconds=settings.key_cache_negative_seconds,
             timeout=settings.rpc_timeout,
         ),
-        "metrics": metrics,
     }
 
 
-def _routes(settings: GatewaySettings, infra: Infra, services: Services, keys: JwksCache, readiness: Readiness) -> FastAPI:
+def application(settings: GatewaySettings, infra: Infra, services: Services, keys: JwksCache, readiness: Readiness) -> FastAPI:
+    """The routes, each with its access declaration; without the pipeline around them."""
     release = version("wireroom-gateway")
     api = new_application(release)
     chat = completions.ChatCompletions(

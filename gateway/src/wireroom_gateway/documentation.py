@@ -52,9 +52,10 @@ class Documentation:
         groups: dict[str, list[str]] = {}
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
+                need = html.escape(operation["x-permission"])
                 row = (
                     f"<tr><td><code>{method.upper()}</code></td><td><code>{html.escape(path)}</code></td>"
-                    f"<td>{html.escape(operation.get('summary', ''))}</td><td><code>{html.escape(operation['x-permission'])}</code></td></tr>"
+                    f"<td>{html.escape(operation.get('summary', ''))}</td><td><code>{need}</code></td></tr>"
                 )
                 groups.setdefault(operation.get("tags", ["other"])[0], []).append(row)
         sections = "".join(f"<h2>{html.escape(name)}</h2><table>{''.join(rows)}</table>" for name, rows in groups.items())

@@ -11,15 +11,18 @@ from wireroom_common.runtime.service import Check
 
 @dataclass(frozen=True)
 class Readiness:
-    """`checks` decide; `degraded` names what is merely worse than usual. A callback may close the door (shutdown)."""
+    """`checks` decide; `degraded` names what is merely worse than usual. While `draining` nothing is ready: the process is about to end."""
 
     checks: Mapping[str, Check]
     degraded: Callable[[], list[str]]
+    draining: Callable[[], bool]
 
     async def report(self) -> tuple[bool, dict[str, str]]:
         """Ready or not, and by name "ok" or what is the matter."""
         results: dict[str, str] = {}
-        ready = True
+        ready = not self.draining()
+        if not ready:
+            results["process"] = "stopping"
         for name, check in self.checks.items():
             try:
                 await check()
@@ -28,5 +31,8 @@ class Readiness:
                 results[name] = error.detail
             else:
                 results[name] = "ok"
+        if self.draining():
+            ready = False
+            results["process"] = "It was told to stop and takes no new traffic."
         results.update(dict.fromkeys(self.degraded(), "degraded"))
         return ready, results

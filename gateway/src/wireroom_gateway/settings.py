@@ -5,9 +5,11 @@ from __future__ import annotations
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from wireroom_common.setting_types import TextList
+
 
 class GatewaySettings(BaseSettings):
-    """Prefix `WIREROOM_GATEWAY_`. Lists are written as JSON: `["api.example.com"]`."""
+    """Prefix `WIREROOM_GATEWAY_`. Lists are written with commas or as JSON."""
 
     model_config = SettingsConfigDict(env_prefix="WIREROOM_GATEWAY_", frozen=True, extra="ignore")
 
@@ -16,11 +18,11 @@ class GatewaySettings(BaseSettings):
     tls_port: int = Field(8443, ge=0, le=65535, description="HTTPS port; 0 switches HTTPS off")
     tls_cert: str = Field("", description="PEM file with the certificate chain; empty: a self-signed one is made at first start")
     tls_key: str = Field("", description="PEM file with the certificate's key")
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: TextList = Field(
         ("localhost", "127.0.0.1", "[::1]"),
         description="Host names that requests may be addressed to; `*.example.com` for all below a name, `*` for any",
     )
-    cors_origins: tuple[str, ...] = Field((), description="Exact origins that browsers may call from; none by default")
+    cors_origins: TextList = Field((), description="Exact origins that browsers may call from; none by default")
     legacy_xss_protection: bool = Field(False, description="Send `X-XSS-Protection: 1; mode=block` instead of `0`")
 
     max_json_bytes: int = Field(1_000_000, ge=1_000, le=100_000_000, description="Largest JSON body")
@@ -49,7 +51,12 @@ class GatewaySettings(BaseSettings):
     known_replicas: int = Field(
         1, ge=1, le=1_000, description="Gateway replicas; limits are divided by it while the shared counter store is away"
     )
-    limit_store_timeout: float = Field(0.25, gt=0, le=5, description="Seconds to wait for the shared counter store")
+    limit_store_timeout: float = Field(
+        1.0,
+        gt=0,
+        le=5,
+        description="Seconds to wait for the shared counter store; too few, and a burst of requests looks like an outage",
+    )
 
     rpc_timeout: float = Field(10.0, gt=0, le=120, description="Seconds for a call to a service")
     upload_timeout: float = Field(120.0, gt=0, le=3_600, description="Seconds for an upload as a whole")

@@ -31,7 +31,10 @@ class _Entry:
 
 
 class ApiKeyVerifier:
-    """Turns an API key into a principal. Bounded cache by hash, for good keys and (briefly) for bad ones; one question at a time per key."""
+    """Turns an API key into a principal. The cache is bounded, goes by hash, and holds bad keys too (briefly).
+
+    There is one question at a time per key.
+    """
 
     def __init__(
         self,

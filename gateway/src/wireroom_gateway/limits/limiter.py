@@ -68,8 +68,9 @@ class Limiter:
                 async with asyncio.timeout(self._timeout):
                     verdict = await self._shared.take(counters)
             except (RedisError, OSError, TimeoutError) as error:
+                if not self.degraded:
+                    _log.warning("limit_store_away", reason=type(error).__name__)
                 self._away_until = self._clock.monotonic() + _RETRY_AFTER
-                _log.warning("limit_store_away", reason=type(error).__name__)
             else:
                 return Decision(verdict, rows, local=False)
         self._metrics.limit_fallbacks.inc()

@@ -1,4 +1,4 @@
-"""The policy table: bucket × scope → requests per window. Every row that applies must pass."""
+"""The policy table: bucket by scope → requests per window. Every row that applies must pass."""
 
 from __future__ import annotations
 

@@ -20,9 +20,11 @@ from wireroom_gateway.pipeline.rate_limits import RateLimits
 from wireroom_gateway.pipeline.request_id import RequestId
 from wireroom_gateway.pipeline.security_headers import SecurityHeaders
 from wireroom_gateway.pipeline.tracing import Tracing
+from wireroom_gateway.pipeline.unread_body import UnreadBody
 
 # Outermost first. What follows `Errors` may raise; what stands before it sees every answer, refusals included.
 ORDER: tuple[type[Any], ...] = (
+    UnreadBody,
     RequestId,
     Tracing,
     AccessLog,

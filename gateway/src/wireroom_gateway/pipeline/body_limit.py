@@ -15,7 +15,7 @@ MULTIPART_OVERHEAD = 64 * 1024
 
 
 class BodyLimit:
-    """A 413 problem as soon as more was announced or has arrived than the route takes; the connection is closed then."""
+    """A 413 problem as soon as more was announced or has arrived than the route takes."""
 
     def __init__(self, app: ASGIApp, *, limits: Mapping[Body, int]) -> None:
         self._app = app
@@ -23,10 +23,11 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = request_state(scope).route
-        limit = self._limits[route.access.body if route else Body.JSON]
+        kind = route.access.body if route else Body.JSON
+        limit = self._limits[kind]
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise _too_large(limit)
+                raise _too_large(kind, limit)
         received = 0
 
         async def receive_limited() -> Message:
@@ -35,16 +36,12 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > limit:
-                    raise _too_large(limit)
+                    raise _too_large(kind, limit)
             return message
 
         await self._app(scope, receive_limited, send)
 
 
-def _too_large(limit: int) -> HttpProblemError:
-    return http_problem(
-        413,
-        f"The request body is larger than the {limit} bytes taken here.",
-        code="body_too_large",
-        headers={"connection": "close"},
-    )
+def _too_large(kind: Body, limit: int) -> HttpProblemError:
+    code = "document_too_large" if kind is Body.UPLOAD else "body_too_large"
+    return http_problem(413, f"The request body is larger than the {limit} bytes taken here.", code=code)

@@ -46,7 +46,7 @@ class CreateKeyInput(Input):
     """A new API key: `permissions` empty for all of the owner's, `ttl_seconds` 0 for no expiry."""
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
-    permissions: Annotated[list[Line], Field(max_length=100)] = []
+    permissions: Annotated[list[Line], Field(max_length=100, default_factory=list)]
     ttl_seconds: Annotated[int, Field(ge=0, le=10 * 366 * 86_400)] = 0
 
 

@@ -76,7 +76,7 @@ class QueryInput(Input):
 
     query: Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"^[^\x00]*$")]
     top_k: Annotated[int, Field(ge=1, le=50)] = 8
-    kinds: Annotated[list[Literal["document", "article"]], Field(max_length=2)] = []
+    kinds: Annotated[list[Literal["document", "article"]], Field(max_length=2, default_factory=list)]
     since: Annotated[datetime | None, Field(strict=False)] = None
 
 
@@ -141,7 +141,7 @@ def add_document_routes(
             services.documents,
             request.headers.get("content-type", ""),
             request.receive,
-            timeout=upload_timeout,
+            time_limit=upload_timeout,
             max_file_bytes=max_upload_bytes,
         )
         response.headers["location"] = f"/api/v1/documents/{document.id}"

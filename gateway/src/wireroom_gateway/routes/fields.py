@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import BaseModel, ConfigDict, Field
 
+from wireroom_common.errors import invalid
+
 # NUL cannot be stored as text by PostgreSQL.
 _NO_NUL = r"^[^\x00]*$"
 
@@ -42,9 +44,12 @@ def moment(message: Message, field: str) -> datetime | None:
 
 
 def timestamp(value: datetime | None) -> Timestamp | None:
-    """A time as protobuf has it; one without a zone is UTC."""
+    """A time as protobuf has it; one without a zone is UTC. INVALID for one that UTC's years 1 to 9999 do not have."""
     if value is None:
         return None
     result = Timestamp()
-    result.FromDatetime(value if value.tzinfo is None else value.astimezone(UTC))
+    try:
+        result.FromDatetime(value if value.tzinfo is None else value.astimezone(UTC))
+    except (OverflowError, ValueError):
+        raise invalid("time_out_of_range", "The time lies outside the years 1 to 9999 (UTC).") from None
     return result

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
-import grpc.aio
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from wireroom_common.errors import WireroomError
 from wireroom_gateway.problems import HttpProblemError, http_problem
 from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
 
@@ -22,40 +19,22 @@ _MAX_MEDIA_TYPE = 200
 
 
 async def upload_document(
-    stub: rag_pb2_grpc.DocumentServiceAsyncStub, content_type: str, receive: Receive, *, timeout: float, max_file_bytes: int
+    stub: rag_pb2_grpc.DocumentServiceAsyncStub, content_type: str, receive: Receive, *, time_limit: float, max_file_bytes: int
 ) -> rag_pb2.Document:
     """Stream the one part called `file` to `rag`.
 
-    The call is cancelled, and with it everything it did, when the body is malformed or too large or the client goes away.
+    What makes the body unusable, or a client that goes away, is raised here and gives the call up before its end: nothing is stored.
     """
-    parts = _FileParts(content_type, receive, max_file_bytes)
-    messages = parts.messages()
+    messages = _FileParts(content_type, receive, max_file_bytes).messages()
     # What is wrong with the head shows before anything reaches the service.
     first = await anext(messages)
-    failure: list[BaseException] = []
-    call: grpc.aio.StreamUnaryCall[rag_pb2.UploadDocumentRequest, rag_pb2.UploadDocumentResponse]
 
     async def requests() -> AsyncIterator[rag_pb2.UploadDocumentRequest]:
         yield first
-        try:
-            async for message in messages:
-                yield message
-        except (HttpProblemError, ClientDisconnect) as error:
-            failure.append(error)
-            call.cancel()
-            raise
+        async for message in messages:
+            yield message
 
-    call = stub.UploadDocument(requests(), timeout=timeout)
-    try:
-        answer = await call
-    except (WireroomError, asyncio.CancelledError):
-        if failure:
-            raise failure[0] from None
-        call.cancel()
-        raise
-    if failure:
-        raise failure[0]
-    return answer.document
+    return (await stub.UploadDocument(requests(), timeout=time_limit)).document
 
 
 class _FileParts:
@@ -142,8 +121,7 @@ class _FileParts:
             raise http_problem(
                 413,
                 f"The file is larger than the {self._max} bytes taken.",
-                code="file_too_large",
-                headers={"connection": "close"},
+                code="document_too_large",
             )
         self._buffer += data[start:end]
         if len(self._buffer) >= _CHUNK:

@@ -115,6 +115,8 @@ class ChatCompletions:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 raise ClientDisconnect
+            if answer.cancelled():
+                raise _given_up()
             response = answer.result()
         finally:
             gone.cancel()
@@ -194,6 +196,10 @@ class _Reader:
                     self._queue.wake()
                 else:
                     await self._queue.put(frame(part.data))
+        except asyncio.CancelledError:
+            # Given up by the service, unless by this side; then nobody looks at the queue any more.
+            self._queue.finish(_given_up())
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must be told that the stream ended badly
             self._queue.finish(error)
         else:
@@ -225,6 +231,10 @@ async def _read(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def _given_up() -> WireroomError:
+    return WireroomError(ErrorKind.UNAVAILABLE, "answer_given_up", "The answer was given up. Try again.", retry_after=1.0)
 
 
 def _answer_headers(info: chat_pb2.CompletionInfo | None) -> list[tuple[bytes, bytes]]:
