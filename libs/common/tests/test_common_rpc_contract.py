@@ -297,7 +297,7 @@ async def test_server_may_answer_before_the_client_has_sent_all(rig: Rig) -> Non
         await closed.wait()
 
 
-async def test_ten_megabytes_pass_and_seventeen_are_too_large(rig: Rig) -> None:
+async def test_ten_megabytes_pass_and_twenty_five_are_too_large(rig: Rig) -> None:
     async def login(request: Any, _context: Any) -> Any:
         return auth_pb2.LoginResponse(user=auth_pb2.User(name=request.password))
 
@@ -305,7 +305,7 @@ async def test_ten_megabytes_pass_and_seventeen_are_too_large(rig: Rig) -> None:
     stub = rig.auth()
     response = await stub.Login(auth_pb2.LoginRequest(password="x" * (10 * MIB)), timeout=30)
     assert len(response.user.name) == 10 * MIB
-    error = await failure_of(stub.Login(auth_pb2.LoginRequest(password="x" * (17 * MIB)), timeout=30))
+    error = await failure_of(stub.Login(auth_pb2.LoginRequest(password="x" * (25 * MIB)), timeout=30))
     assert (error.kind, error.code) == (ErrorKind.TOO_LARGE, "message_too_large")
 
 

@@ -46,7 +46,7 @@ _OVERLOADED = (
 _TOO_LARGE = (
     ErrorKind.TOO_LARGE,
     "message_too_large",
-    "The message is larger than the services exchange (16 MiB). Send less.",
+    "The message is larger than the services exchange (24 MiB). Send less.",
     0.0,
 )
 _INTERNAL = (ErrorKind.INTERNAL, "internal", "An internal error occurred.", 0.0)

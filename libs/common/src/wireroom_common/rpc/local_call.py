@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+# Room for the largest body the gateway lets through (20 MB) and what is wrapped around it.
+MAX_MESSAGE_BYTES = 24 * 1024 * 1024
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 

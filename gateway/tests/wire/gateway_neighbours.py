@@ -1,0 +1,99 @@
+"""The services behind the gateway: real servicers of the generated kind whose answers a test may script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message_factory import GetMessageClass
+
+from wireroom_common.principal import Principal, current_principal
+from wireroom_common.rpc import current_request_id
+from wireroom_protos.auth.v1 import auth_pb2, auth_pb2_grpc
+from wireroom_protos.chat.v1 import chat_pb2, chat_pb2_grpc
+from wireroom_protos.common.v1 import status_pb2, status_pb2_grpc
+from wireroom_protos.monitoring.v1 import monitoring_pb2, monitoring_pb2_grpc
+from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
+from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
+
+PUBLIC = frozenset(
+    f"/wireroom_protos.auth.v1.{name}"
+    for name in (
+        "AuthService/Register",
+        "AuthService/Login",
+        "AuthService/Refresh",
+        "AuthService/GetJwks",
+        "AuthService/ListRevocations",
+        "ApiKeyService/VerifyKey",
+    )
+)
+_STATUS = (status_pb2, status_pb2_grpc, "StatusService")
+SERVICES: dict[str, list[tuple[Any, Any, str]]] = {
+    "auth": [(auth_pb2, auth_pb2_grpc, "AuthService"), (auth_pb2, auth_pb2_grpc, "ApiKeyService"), _STATUS],
+    "chat": [(chat_pb2, chat_pb2_grpc, "InferenceService"), _STATUS],
+    "rag": [(rag_pb2, rag_pb2_grpc, "DocumentService"), (rag_pb2, rag_pb2_grpc, "RetrievalService"), _STATUS],
+    "news": [(news_pb2, news_pb2_grpc, "FeedService"), (news_pb2, news_pb2_grpc, "NewsService"), _STATUS],
+    "monitoring": [
+        (monitoring_pb2, monitoring_pb2_grpc, "MetricsService"),
+        (monitoring_pb2, monitoring_pb2_grpc, "EventLogService"),
+        _STATUS,
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that arrived."""
+
+    method: str
+    request: Any
+    principal: Principal
+    request_id: str
+
+
+class Neighbours:
+    """Answers by method name, for example `neighbours.answers["Complete"] = handler`; otherwise an empty message.
+
+    A handler takes the request (an iterator for an upload) and is a coroutine, or an asynchronous generator for a stream.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Callable[[Any], Any]] = {}
+        self.calls: list[Call] = []
+
+    def called(self, method: str) -> list[Call]:
+        return [call for call in self.calls if call.method == method]
+
+    def register(self, service: str, server: Any) -> None:
+        for messages, stubs, name in SERVICES[service]:
+            methods = {
+                method.name: self._method(method)
+                for method in messages.DESCRIPTOR.services_by_name[name].methods_by_name.values()
+            }
+            servicer = type(f"Scripted{name}", (getattr(stubs, f"{name}Servicer"),), methods)()
+            getattr(stubs, f"add_{name}Servicer_to_server")(servicer, server)
+
+    def _method(self, descriptor: Any) -> Any:
+        empty = GetMessageClass(descriptor.output_type)
+
+        def arrived(request: Any) -> Callable[[Any], Any] | None:
+            self.calls.append(Call(descriptor.name, request, current_principal(), current_request_id()))
+            return self.answers.get(descriptor.name)
+
+        async def answer(_servicer: Any, request: Any, _context: Any) -> Any:
+            handler = arrived(request)
+            if handler is not None:
+                return await handler(request)
+            if descriptor.client_streaming:
+                async for _ in request:
+                    pass
+            return empty()
+
+        async def stream(_servicer: Any, request: Any, _context: Any) -> Any:
+            handler = arrived(request)
+            if handler is not None:
+                async for part in handler(request):
+                    yield part
+
+        return stream if descriptor.server_streaming else answer
