@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -42,10 +43,13 @@ def main() -> int:
     if not _works(PYTHON):
         step(f"making .venv with Python {sys.version.split()[0]}")
         venv.EnvBuilder(with_pip=True, clear=True, symlinks=True).create(VENV)
-    version = _locked_version("uv")
+    entry = _locked("uv")
+    version = entry.split("==")[1].split()[0]
     if not _has_uv(version):
         step(f"installing uv {version}")
-        _call([str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", f"uv=={version}"])
+        (BUILD / "uv.txt").write_text(entry)
+        pip = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+        _call([*pip, "-r", str(BUILD / "uv.txt")])
     fingerprint = _fingerprint([LOCK, *(ROOT / member / "pyproject.toml" for member in MEMBERS)])
     stamp = VENV / "wireroom-installed"
     if not stamp.exists() or stamp.read_text() != fingerprint:
@@ -79,11 +83,12 @@ def _has_uv(version: str) -> bool:
     return shown.split()[1:2] == [version]
 
 
-def _locked_version(package: str) -> str:
-    for line in LOCK.read_text().splitlines():
-        if line.startswith(f"{package}=="):
-            return line.split("==")[1].split()[0].rstrip("\\").strip()
-    raise SystemExit(f"{LOCK.name} does not name {package}: run `make lock`.")
+def _locked(package: str) -> str:
+    """The lock's entry of a package: its version and hashes, one entry over several lines."""
+    found = re.search(rf"^{package}==.*(?:\\\n.*)*", LOCK.read_text(), re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"{LOCK.name} does not name {package}: run `make lock`.")
+    return found[0] + "\n"
 
 
 def _fingerprint(paths: list[Path]) -> str:

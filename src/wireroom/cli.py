@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 from wireroom.client import Client
 from wireroom.demo import DEMO_ADDRESS
 from wireroom.roles import ROLES, SCHEMAS
-from wireroom_common.errors import WireroomError
+from wireroom_common.errors import OperatorError, WireroomError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -25,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     except WireroomError as error:
         print(f"wireroom: {error.detail}", file=sys.stderr)
         return 1
-    except RuntimeError as error:
+    except (OperatorError, OSError) as error:
         print(f"wireroom: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -55,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     keys.add_argument("folder", type=Path)
     keys.set_defaults(command=_operate("keys"))
 
-    token = commands.add_parser("admin-token", help="make a new one-time admin token (only while there is no user)")
+    token = commands.add_parser(
+        "admin-token", help="make a new one-time admin token (only while nobody has redeemed one; stop `wireroom run` first)"
+    )
     token.set_defaults(command=_operate("admin_token"))
 
     demo = commands.add_parser("demo", help="serve a sample feed and documents on this machine")
@@ -91,10 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _terminate(_number: int, _frame: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def _operate(name: str) -> Callable[[argparse.Namespace], int]:
     def command(options: argparse.Namespace) -> int:
         from wireroom import operate  # noqa: PLC0415 - loads every service, which a question does not need
 
+        # Until an event loop takes over: a plain SIGTERM would end the process without stopping the servers it has started.
+        signal.signal(signal.SIGTERM, _terminate)
         result: int = getattr(operate, name)(options)
         return result
 
@@ -110,25 +120,29 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _join(options: argparse.Namespace) -> int:
     if not options.admin_token:
-        raise RuntimeError("--admin-token or WIREROOM_ADMIN_TOKEN is needed: `make run` printed it.")
-    password = sys.stdin.readline().rstrip("\n") if options.password_stdin else None
-    key, used = asyncio.run(Client(options.url).join(options.email, options.admin_token, password))
-    if password is None:
-        print(f"Your password, shown this once: {used}", file=sys.stderr)
-    print(key)
+        raise OperatorError("--admin-token or WIREROOM_ADMIN_TOKEN is needed: `make run` printed it.")
+    if options.password_stdin:
+        password = sys.stdin.readline().rstrip("\n")
+        if not password:
+            raise OperatorError("There is no password on standard input.")
+    else:
+        password = secrets.token_urlsafe(18)
+        # Before it is used: the token can be redeemed only once, and what follows may fail.
+        print(f"Your password, shown this once: {password}", file=sys.stderr, flush=True)
+    print(asyncio.run(Client(options.url).join(options.email, options.admin_token, password)))
     return 0
 
 
 def _client(options: argparse.Namespace) -> Client:
     key = os.environ.get("OPENAI_API_KEY", "")
     if not key:
-        raise RuntimeError("OPENAI_API_KEY is not set: export the key that `wireroom join` printed.")
+        raise OperatorError("OPENAI_API_KEY is not set: export the key that `wireroom join` printed.")
     return Client(options.url, key)
 
 
 def _upload(options: argparse.Namespace) -> int:
     if not options.file.is_file():
-        raise RuntimeError(f"{options.file} is not a file.")
+        raise OperatorError(f"{options.file} is not a file.")
     document = asyncio.run(_client(options).upload(options.file, options.wait))
     print(
         f"{document['name']}: {document['state']}, {document['pages']} pages, {document['chunks']} passages {document['reason'] or ''}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 
 import aiohttp
 
+from wireroom_common.errors import OperatorError
+
 _TIMEOUT = aiohttp.ClientTimeout(total=120, connect=5)
 _POLL = 0.2
 
 
-class ClientError(RuntimeError):
+class ClientError(OperatorError):
     """The server said no; the message is its problem document in one line."""
 
 
@@ -27,15 +28,14 @@ class Client:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    async def join(self, email: str, admin_token: str, password: str | None) -> tuple[str, str]:
-        """Redeem the one-time admin token, sign in, make an API key; returns (key, password)."""
-        password = password or secrets.token_urlsafe(18)
+    async def join(self, email: str, admin_token: str, password: str) -> str:
+        """Redeem the one-time admin token, sign in, make an API key; returns the key."""
         account = {"email": email, "password": password}
         await self._json("POST", "/auth/register", account | {"admin_token": admin_token})
         login = await self._json("POST", "/auth/login", account)
         self._headers = {"Authorization": f"Bearer {login['access_token']}"}
         key = await self._json("POST", "/auth/api-keys", {"name": "command line"})
-        return str(key["secret"]), password
+        return str(key["secret"])
 
     async def upload(self, path: Path, wait: float) -> dict[str, Any]:
         """Upload a document; with `wait` > 0 return when it is searchable or refused."""

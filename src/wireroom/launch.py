@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,14 +13,16 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
+from sqlalchemy.exc import OperationalError
 
 from wireroom import tour
 from wireroom.modules import CATALOGUE, modules
-from wireroom.roles import ROLES, SCHEMAS
+from wireroom.roles import CALLS, ROLES, SCHEMAS
 from wireroom_common import logging, telemetry
 from wireroom_common.clock import SystemClock
 from wireroom_common.db import Database, DatabaseUrl
 from wireroom_common.db.migrate import bootstrap, upgrade
+from wireroom_common.errors import OperatorError
 from wireroom_common.rpc import ensure_key
 from wireroom_common.runtime.embedded import EmbeddedPostgres, EmbeddedValkey
 from wireroom_common.runtime.infra import ProcessInfra
@@ -28,6 +31,7 @@ from wireroom_common.runtime.settings import LogFormat, RuntimeSettings
 from wireroom_common.runtime.status import package_version
 
 EMBEDDED = "embedded:"
+LOCAL = "local:"
 
 
 def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) -> int:
@@ -38,7 +42,7 @@ def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) 
     with ExitStack() as stack:
         stack.callback(tracing.shutdown)
         if role != "all":
-            _refuse_embedded(role, runtime)
+            _require_addresses(role, runtime)
         else:
             runtime = stack.enter_context(servers(runtime))
         schemas = [name for name in SCHEMAS if name in settings]
@@ -53,21 +57,26 @@ def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) 
             process = Process(modules(settings), infra)
             await process.run(lambda running: tour.show(running.urls, announcements, interactive=role == "all"))
 
-        uvloop.run(main())
+        try:
+            uvloop.run(main())
+        finally:
+            # The loop took its signal handlers with it; a second signal must not end the process before its servers are stopped.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
     return 0
 
 
-def _refuse_embedded(role: str, runtime: RuntimeSettings) -> None:
-    missing = [
-        name
-        for name, value in (
-            ("WIREROOM_DATABASE_URL", runtime.database_url if role in SCHEMAS else ""),
-            ("WIREROOM_REDIS_URL", runtime.redis_url.get_secret_value() if role == "gateway" else ""),
-        )
-        if value == EMBEDDED
-    ]
+def _require_addresses(role: str, runtime: RuntimeSettings) -> None:
+    """A process of one role starts no servers and has no neighbours: OperatorError names every address that is missing."""
+    needed = {"WIREROOM_BUS_URL": runtime.bus_url.get_secret_value()}
+    if role in SCHEMAS:
+        needed |= {"WIREROOM_DATABASE_URL": runtime.database_url, "WIREROOM_RPC_LISTEN": runtime.rpc_listen}
+    if role == "gateway":
+        needed["WIREROOM_REDIS_URL"] = runtime.redis_url.get_secret_value()
+    needed |= {f"WIREROOM_RPC_{called.upper()}_URL": runtime.rpc_url(called) for called in CALLS.get(role, ())}
+    missing = [name for name, value in needed.items() if value in {EMBEDDED, LOCAL}]
     if missing:
-        raise RuntimeError(f"A process of one role does not start servers of its own: set {' and '.join(missing)}.")
+        raise OperatorError(f"A process of one role needs the addresses of the others: set {', '.join(missing)}.")
 
 
 @contextmanager
@@ -101,7 +110,9 @@ def _only_process(data_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(f"Another process uses {data_dir}: stop it, or set WIREROOM_DATA_DIR to another folder.") from None
+            raise OperatorError(
+                f"Another process uses {data_dir}: stop it, or set WIREROOM_DATA_DIR to another folder."
+            ) from None
         yield
 
 
@@ -112,11 +123,14 @@ def migrate(runtime: RuntimeSettings, schemas: Sequence[str]) -> None:
             migrate(started, schemas)
         return
     password = runtime.database_password.get_secret_value() if runtime.database_password else None
-    if runtime.database_admin_url is not None:
-        bootstrap(DatabaseUrl.parse(runtime.database_admin_url.get_secret_value()), schemas, password=password)
     url = DatabaseUrl.parse(runtime.database_url, password)
-    for schema in schemas:
-        upgrade(url, schema)
+    try:
+        if runtime.database_admin_url is not None:
+            bootstrap(DatabaseUrl.parse(runtime.database_admin_url.get_secret_value()), schemas, password=password)
+        for schema in schemas:
+            upgrade(url, schema)
+    except OperationalError as error:
+        raise OperatorError(f"The database refuses or does not answer: {str(error.orig).strip().splitlines()[0]}") from error
 
 
 def make_keys(folder: Path) -> None:
@@ -126,7 +140,7 @@ def make_keys(folder: Path) -> None:
 
 
 async def admin_token(runtime: RuntimeSettings) -> str:
-    """A new one-time admin token; RuntimeError when there is a user already."""
+    """A new one-time admin token; OperatorError when there is a user already."""
     from wireroom_auth.admin_token import issue  # noqa: PLC0415 - only this command needs it
 
     with servers(runtime) as started:

@@ -9,6 +9,7 @@ from pathlib import Path
 from wireroom import launch
 from wireroom.modules import settings_of
 from wireroom.roles import ROLES, SCHEMAS, roles_of
+from wireroom_common.errors import OperatorError
 from wireroom_common.runtime.config_check import describe, load
 from wireroom_common.runtime.settings import RuntimeSettings
 
@@ -25,7 +26,7 @@ def migrate(options: argparse.Namespace) -> int:
     """`wireroom migrate [SCHEMA …]`."""
     unknown = set(options.schemas) - set(SCHEMAS)
     if unknown:
-        raise RuntimeError(f"There is no schema '{min(unknown)}'; there are {', '.join(SCHEMAS)}.")
+        raise OperatorError(f"There is no schema '{min(unknown)}'; there are {', '.join(SCHEMAS)}.")
     launch.migrate(_runtime(), options.schemas or SCHEMAS)
     return 0
 

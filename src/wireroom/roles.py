@@ -7,6 +7,9 @@ ROLES = ("auth", "monitoring", "news", "rag", "chat", "gateway")
 # Roles with a schema of their own.
 SCHEMAS = ("auth", "monitoring", "news", "rag", "chat")
 
+# Which services a role calls.
+CALLS = {"gateway": SCHEMAS, "chat": ("rag",), "rag": ("news",)}
+
 
 def roles_of(name: str) -> tuple[str, ...]:
     """The roles that `wireroom run NAME` runs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wireroom.demo.content import ITEMS, rss
-from wireroom.roles import ROLES
+from wireroom.roles import ROLES, SCHEMAS
 
 
 def wireroom(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -39,6 +40,12 @@ def test_config_check_shows_values_with_their_sources_and_hides_secrets(tmp_path
     assert "canary-4711" not in result.stdout
 
 
+def test_passwords_in_urls_are_hidden_too(tmp_path: Path) -> None:
+    result = wireroom(tmp_path, "config-check", "auth", WIREROOM_DATABASE_URL="postgresql://admin:hunter2@db/wireroom")
+    assert "postgresql://admin:***@db/wireroom" in result.stdout
+    assert "hunter2" not in result.stdout
+
+
 def test_provider_keys_are_hidden_too(tmp_path: Path) -> None:
     providers = '[{"name": "p", "base_url": "http://127.0.0.1:1/v1", "models": ["m"], "api_key": "sk-canary"}]'
     result = wireroom(tmp_path, "config-check", "chat", WIREROOM_CHAT_PROVIDERS=providers)
@@ -52,6 +59,7 @@ def test_provider_keys_are_hidden_too(tmp_path: Path) -> None:
     [
         ({"WIREROOM_GATEWAY_PORT": "eighty"}, "WIREROOM_GATEWAY_PORT"),
         ({"WIREROOM_LOG_LEVEL": "loud"}, "WIREROOM_LOG_LEVEL"),
+        ({"WIREROOM_GATEWAY_LIMIT_OVERRIDES": "{"}, "WIREROOM_GATEWAY_LIMIT_OVERRIDES"),
         ({"WIREROOM_BUS_URL": "kafka://x"}, "WIREROOM_BUS_URL"),
         ({"WIREROOM_RPC_LISTEN": "http://x"}, "WIREROOM_RPC_LISTEN"),
         ({"WIREROOM_RPC_NEWS_URL": "http://x"}, "WIREROOM_RPC_NEWS_URL"),
@@ -65,11 +73,60 @@ def test_setting_that_does_not_fit_stops_the_start_and_is_named(tmp_path: Path, 
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("role", [role for role in ROLES if role != "gateway"])
-def test_process_of_one_role_does_not_start_servers_of_its_own(tmp_path: Path, role: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "missing"),
+    [
+        ("auth", ["WIREROOM_BUS_URL", "WIREROOM_DATABASE_URL", "WIREROOM_RPC_LISTEN"]),
+        ("chat", ["WIREROOM_BUS_URL", "WIREROOM_DATABASE_URL", "WIREROOM_RPC_LISTEN", "WIREROOM_RPC_RAG_URL"]),
+        ("gateway", ["WIREROOM_BUS_URL", "WIREROOM_REDIS_URL", *(f"WIREROOM_RPC_{name.upper()}_URL" for name in SCHEMAS)]),
+    ],
+)
+def test_process_of_one_role_needs_the_addresses_of_the_others(tmp_path: Path, role: str, missing: list[str]) -> None:
     result = wireroom(tmp_path, "run", role)
     assert result.returncode == 1
-    assert "WIREROOM_DATABASE_URL" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert set(re.findall(r"WIREROOM_\w+", result.stderr)) == set(missing)
+
+
+def test_sigterm_while_waiting_for_the_database_ends_the_start(tmp_path: Path) -> None:
+    assert wireroom(tmp_path, "keys", "keys").returncode == 0
+    environment = os.environ | {
+        "WIREROOM_DATABASE_URL": "postgresql://127.0.0.1:1/none",
+        "WIREROOM_BUS_URL": "amqp://127.0.0.1:1/",
+        "WIREROOM_RPC_LISTEN": f"grpc:unix:{tmp_path}/auth.sock",
+        "WIREROOM_PRINCIPAL_KEYS_DIR": str(tmp_path / "keys"),
+        "WIREROOM_LOG_FORMAT": "json",
+    }
+    command = [sys.executable, "-m", "wireroom", "run", "auth"]
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "waiting_for_database" in line:
+                break
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_database_that_is_away_is_one_sentence_for_migrate(tmp_path: Path) -> None:
+    result = wireroom(tmp_path, "migrate", WIREROOM_DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert result.returncode == 1
+    assert "database" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_join_refuses_an_empty_password_before_it_spends_the_token(tmp_path: Path) -> None:
+    result = wireroom(
+        tmp_path, "join", "--admin-token", "t", "--email", "a@b.example", "--password-stdin", "--url", "http://127.0.0.1:1"
+    )
+    assert result.returncode == 1
+    assert "no password" in result.stderr
+
+
+def test_join_shows_the_password_before_it_uses_it(tmp_path: Path) -> None:
+    result = wireroom(tmp_path, "join", "--admin-token", "t", "--email", "a@b.example", "--url", "http://127.0.0.1:1")
+    assert result.returncode == 1
+    assert "Your password" in result.stderr
+    assert "Nothing answers" in result.stderr
 
 
 def test_second_process_on_the_same_data_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 from wireroom.demo.content import ITEMS, rss
+from wireroom_common.errors import OperatorError
 
 DOCUMENTS = Path(__file__).parent / "documents"
 
@@ -46,7 +47,7 @@ async def serve(address: str) -> None:
         await web.TCPSite(runner, host, int(port)).start()
     except OSError as error:
         await runner.cleanup()
-        raise RuntimeError(f"Cannot listen on {address}: {error.strerror}. Is another demo running?") from error
+        raise OperatorError(f"Cannot listen on {address}: {error.strerror}. Is another demo running?") from error
     print(f"Sample feed:      {base_url}/feed.xml")
     for document in sorted(DOCUMENTS.iterdir()):
         print(f"Sample document:  {document}")

@@ -5,9 +5,14 @@ A `WireroomError` survives an RPC unchanged (kind, code, detail, fields, retry_a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+
+class OperatorError(RuntimeError):
+    """Something only the operator can put right (a setting, a port, a missing server): shown as one sentence, without a traceback."""
 
 
 class ErrorKind(StrEnum):
@@ -63,5 +68,5 @@ def invalid(code: str, detail: str, *, field: str | None = None) -> WireroomErro
 
 
 def not_found(what: str) -> WireroomError:
-    """A NOT_FOUND error: there is no such thing, or the caller may not know of it."""
-    return WireroomError(ErrorKind.NOT_FOUND, f"{what.replace(' ', '_')}_not_found", f"There is no such {what}.")
+    """A NOT_FOUND error: there is no such thing, or the caller may not know of it. For "API key" the code is `api_key_not_found`."""
+    return WireroomError(ErrorKind.NOT_FOUND, f"{re.sub(r'[^a-z0-9]+', '_', what.lower())}_not_found", f"There is no such {what}.")

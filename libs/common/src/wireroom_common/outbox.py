@@ -28,7 +28,9 @@ async def emit(
     """Write an event into the outbox of the caller's transaction; returns its id.
 
     The table is found by the connection's search path (the service's own schema). `subject` names what the event is about (an id);
-    the partition key defaults to it. Nothing is sent if the transaction does not commit.
+    nothing is sent if the transaction does not commit. Delivery is concurrent and repeats: events of one subject may arrive in another
+    order than they were written, so a consumer compares versions of the subject and never goes back. `partition_key` (by default the
+    subject) only travels with the event as CloudEvents' `partitionkey`; no bus orders by it.
     """
     event_id = new_id()
     carrier: dict[str, str] = {}

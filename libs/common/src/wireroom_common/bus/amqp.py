@@ -14,9 +14,10 @@ from yarl import URL
 
 from wireroom_common.bus.amqp_session import AmqpLimits, RefusedByBrokerError, Session
 from wireroom_common.bus.catalogue import Catalogue
-from wireroom_common.bus.delivery import Deliverer, backoff, check_subscriptions, describe_error, refusal
+from wireroom_common.bus.delivery import Deliverer, backoff, check_subscriptions, refusal
 from wireroom_common.bus.envelope import Envelope
 from wireroom_common.bus.port import DeadLetter, PublishError, Subscription
+from wireroom_common.error_text import describe_error
 from wireroom_common.errors import ErrorKind, WireroomError, not_found
 
 _log = structlog.get_logger("wireroom.bus")
@@ -79,7 +80,13 @@ class AmqpBus:
             return await self._live().dead_letters(consumer, limit)
 
     async def ping(self) -> None:
-        self._live()
+        if unattached := self._live().unattached():
+            raise WireroomError(
+                ErrorKind.UNAVAILABLE,
+                "bus_not_attached",
+                f"The message broker does not deliver from {', '.join(unattached)} yet; it is tried again.",
+                retry_after=2,
+            )
 
     async def stop(self) -> None:
         self._stopping.set()

@@ -17,9 +17,10 @@ from aio_pika.exceptions import PublishError as ReturnedError
 
 from wireroom_common.bus import topology, wire
 from wireroom_common.bus.catalogue import Catalogue
-from wireroom_common.bus.delivery import ConsumerUnavailableError, Deliverer, RunningTasks, backoff, describe_error
+from wireroom_common.bus.delivery import ConsumerUnavailableError, Deliverer, RunningTasks, backoff
 from wireroom_common.bus.envelope import Envelope
 from wireroom_common.bus.port import DeadLetter, Subscription
+from wireroom_common.error_text import describe_error
 
 _log = structlog.get_logger("wireroom.bus")
 
@@ -64,6 +65,7 @@ class Session:
         self._window = asyncio.Semaphore(limits.confirms_in_flight)
         self._running = RunningTasks()
         self._attaching: list[asyncio.Task[None]] = []
+        self._unattached: set[str] = set()
         self._consumers: list[tuple[AbstractQueue, str]] = []
         self._events: AbstractExchange
         self._dead: AbstractExchange
@@ -79,9 +81,14 @@ class Session:
         self._dead = await publisher.get_exchange(topology.DEAD_EXCHANGE, ensure=False)
         self._default = publisher.default_exchange
         # One queue that the broker cannot serve must not keep the others waiting: its consumer alone is tried again.
+        self._unattached = {subscription.consumer for subscription in subscriptions if subscription.work is not None}
         self._attaching = [asyncio.create_task(self._attach(subscription)) for subscription in subscriptions]
         if self._attaching:
             await asyncio.wait(self._attaching, timeout=self._limits.attach_timeout)
+
+    def unattached(self) -> list[str]:
+        """The work queues that do not deliver to this session yet."""
+        return sorted(self._unattached)
 
     async def lost(self) -> str:
         """Wait until the session is of no more use; says why."""
@@ -129,28 +136,31 @@ class Session:
     async def _attach(self, subscription: Subscription) -> None:
         failures = 0
         while not (self._lost.is_set() or self._stopping.is_set()):
-            channel = await self._connection.channel()
+            channel: AbstractChannel | None = None
             try:
                 async with asyncio.timeout(self._limits.attach_timeout):
+                    channel = await self._connection.channel()
                     await channel.set_qos(self._limits.prefetch)
                     if subscription.work is not None:
                         queue = await channel.get_queue(subscription.consumer, ensure=False)
                     else:
                         queue = await topology.declare_broadcast(channel, subscription)
                     tag = await self._consume(queue, subscription)
-            except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was: nobody else would try this consumer again
                 failures += 1
                 _log.error(
                     "consumer_not_attached", consumer=subscription.consumer, failures=failures, error=describe_error(error)
                 )
-                with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
-                    await channel.close()
+                if channel is not None:
+                    with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
+                        await channel.close()
                 await self._pause(backoff(failures, first=0.5, cap=30.0, rng=self._rng))
             else:
                 channel.close_callbacks.add(self._on_close)
                 if channel.is_closed:
                     self._on_close(channel)
                 self._consumers.append((queue, tag))
+                self._unattached.discard(subscription.consumer)
                 return
 
     async def _consume(self, queue: AbstractQueue, subscription: Subscription) -> str:

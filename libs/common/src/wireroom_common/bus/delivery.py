@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-import re
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
@@ -15,7 +14,6 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_common.bus.catalogue import Catalogue
@@ -23,17 +21,16 @@ from wireroom_common.bus.envelope import Envelope
 from wireroom_common.bus.port import Subscription
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
+from wireroom_common.error_text import describe_error
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.inbox import first_sight
 
 MAX_DATA_BYTES = 1024 * 1024
 MAX_ATTRIBUTE_BYTES = 16 * 1024
-ERROR_CHARACTERS = 500
 BROADCAST_TRIES = 3
 
 _log = structlog.get_logger("wireroom.bus")
 _propagator = TraceContextTextMapPropagator()
-_credentials = re.compile(r"://[^/@\s]*@")
 T = TypeVar("T")
 
 
@@ -240,22 +237,6 @@ def backoff(attempt: int, *, first: float, cap: float, rng: random.Random) -> fl
     """Seconds to wait after failed attempt number `attempt` (from 1): doubling from `first` up to `cap`, ± 20 %."""
     plain = min(cap, first * float(2 ** min(attempt - 1, 30)))
     return min(cap, plain * rng.uniform(0.8, 1.2))
-
-
-def describe_error(error: BaseException) -> str:
-    """One short line for logs and dead letters: no parameters of SQL statements, no credentials, no traceback."""
-    if isinstance(error, WireroomError):
-        line = f"{error.code}: {error.detail}"
-    elif isinstance(error, DBAPIError):
-        # Its own text holds the statement with its parameters; the driver's first line holds neither.
-        line = f"{type(error.orig).__name__}: {_first_line(str(error.orig))}"
-    else:
-        line = f"{type(error).__name__}: {_first_line(str(error))}"
-    return _credentials.sub("://***@", line).replace("\x00", "")[:ERROR_CHARACTERS]
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
 
 
 def _transaction(

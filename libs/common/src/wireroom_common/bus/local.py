@@ -16,13 +16,13 @@ from wireroom_common.bus.delivery import (
     RunningTasks,
     backoff,
     check_subscriptions,
-    describe_error,
     refusal,
 )
 from wireroom_common.bus.envelope import Envelope
 from wireroom_common.bus.parking import Parked, Parking
 from wireroom_common.bus.port import DeadLetter, PublishError, Subscription
 from wireroom_common.db import Database
+from wireroom_common.error_text import describe_error
 from wireroom_common.errors import ErrorKind, WireroomError, not_found
 
 RETRY_BATCH = 32

@@ -83,7 +83,7 @@ class Bus(Protocol):
         """Dead letters of a consumer, oldest first, left where they are."""
 
     async def ping(self) -> None:
-        """Raise unless events can be published now."""
+        """Raise unless events can be published now and every work subscription is attached to its queue."""
 
     async def stop(self) -> None:
         """Stop delivering, let running handlers finish (bounded), close."""

@@ -15,10 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from psycopg import sql
 from sqlalchemy import text
 
-from wireroom_common.bus.delivery import backoff, describe_error
+from wireroom_common.bus.delivery import backoff
 from wireroom_common.bus.envelope import Envelope
 from wireroom_common.bus.port import Bus, PublishError
 from wireroom_common.db import Database
+from wireroom_common.error_text import describe_error
 
 DEPTH_COUNTED_TO = 100_000
 SAMPLE_SECONDS = 5.0

@@ -12,15 +12,27 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
+import psycopg
+import structlog
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from wireroom_common.error_text import describe_error
 from wireroom_common.errors import ErrorKind, WireroomError
 
 TENANT_SETTING = "wireroom.tenant"
+
+# SQLSTATEs of a server that is going away, coming up or full, beside class 08 (connection exceptions): shutdown by the
+# administrator, after a crash, not yet accepting, idle session ended, too many connections.
+_AWAY = frozenset({"57P01", "57P02", "57P03", "57P05", "53300"})
+# SQLSTATEs of a transaction that was given up and may be tried again as it was: statement timeout, serialization failure,
+# deadlock, lock timeout.
+_BUSY = frozenset({"57014", "40001", "40P01", "55P03"})
+
+_log = structlog.get_logger("wireroom.db")
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ class Database:
     @asynccontextmanager
     async def tenant(self, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:
         """One transaction that sees and writes only `tenant_id`'s rows. Commits at the end, rolls back on any exception."""
-        async with _translated(), self._app.begin() as connection:
+        async with _translated(self.service), self._app.begin() as connection:
             await connection.execute(
                 text("SELECT set_config(:name, :value, true)"), {"name": TENANT_SETTING, "value": str(tenant_id)}
             )
@@ -90,7 +102,7 @@ class Database:
     @asynccontextmanager
     async def system(self) -> AsyncIterator[AsyncConnection]:
         """One transaction as the service itself, on the tables granted to it."""
-        async with _translated(), self._system.begin() as connection:
+        async with _translated(self.service), self._system.begin() as connection:
             yield connection
 
     def listen_conninfo(self) -> str:
@@ -105,7 +117,7 @@ class Database:
     async def refuse_dangerous_role(self) -> None:
         """Raise when a role could bypass row-level security: superuser, BYPASSRLS, or owner of the schema's tables."""
         for engine in (self._app, self._system):
-            async with _translated(), engine.begin() as connection:
+            async with _translated(self.service), engine.begin() as connection:
                 row = (
                     await connection.execute(
                         text(
@@ -130,24 +142,38 @@ class Database:
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """Turn 'no connection to be had' into UNAVAILABLE; every other database error stays what it is."""
+async def _translated(service: str) -> AsyncIterator[None]:
+    """Turn 'no connection to be had' and 'given up, try again' into UNAVAILABLE, and log the cause; all other errors stay.
+
+    A server that refuses a connection gives no SQLSTATE, whatever its reason (a wrong password, an unknown role): only the log tells.
+    """
     try:
         yield
     except PoolTimeoutError as error:
-        raise WireroomError(
-            ErrorKind.UNAVAILABLE, "database_busy", "All database connections are in use; try again shortly.", retry_after=1
-        ) from error
-    except (OperationalError, InterfaceError) as error:
-        raise WireroomError(
-            ErrorKind.UNAVAILABLE, "database_unavailable", "The database does not answer; try again shortly.", retry_after=2
-        ) from error
+        raise _logged(service, error, _busy("All database connections are in use; try again shortly.")) from error
     except DBAPIError as error:
-        if error.connection_invalidated:
-            raise WireroomError(
-                ErrorKind.UNAVAILABLE,
-                "database_unavailable",
-                "The database connection was lost; try again shortly.",
-                retry_after=2,
-            ) from error
-        raise
+        answer = _unavailability(error)
+        if answer is None:
+            raise
+        raise _logged(service, error, answer) from error
+
+
+def _unavailability(error: DBAPIError) -> WireroomError | None:
+    state = error.orig.sqlstate if isinstance(error.orig, psycopg.Error) else None
+    if state in _BUSY:
+        return _busy("The database gave the operation up because of others or because it took too long; try again shortly.")
+    refused = state is None and isinstance(error.orig, psycopg.OperationalError)
+    if refused or error.connection_invalidated or (state is not None and (state in _AWAY or state.startswith("08"))):
+        return WireroomError(
+            ErrorKind.UNAVAILABLE, "database_unavailable", "The database does not answer; try again shortly.", retry_after=2
+        )
+    return None
+
+
+def _busy(detail: str) -> WireroomError:
+    return WireroomError(ErrorKind.UNAVAILABLE, "database_busy", detail, retry_after=1)
+
+
+def _logged(service: str, cause: BaseException, answer: WireroomError) -> WireroomError:
+    _log.warning(answer.code, service=service, error=describe_error(cause))
+    return answer

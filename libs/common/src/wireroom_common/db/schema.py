@@ -70,7 +70,6 @@ def messaging_tables(schema: str) -> list[str]:
             attempts integer NOT NULL DEFAULT 0
         )
         """,
-        f"CREATE INDEX outbox_order ON {schema}.outbox (id)",
         f"""
         CREATE FUNCTION {schema}.outbox_notify() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN PERFORM pg_notify('{schema}_outbox', ''); RETURN NULL; END $$

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import TypeVar
 from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings
+from pydantic_settings.exceptions import SettingsError as UnreadableError
+
+from wireroom_common.errors import OperatorError
 
 S = TypeVar("S", bound=BaseSettings)
+_credentials = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
 
 
 @dataclass(frozen=True)
@@ -25,16 +30,20 @@ class SettingLine:
     description: str
 
 
-class SettingsError(RuntimeError):
+class SettingsError(OperatorError):
     """Settings that cannot be used; the message names each variable and what is wrong with it."""
 
 
 def load(settings: type[S], env_file: Path | None) -> S:
     """The settings from the environment, then `env_file`, then defaults; SettingsError when a value does not fit."""
+    prefix = settings.model_config.get("env_prefix", "")
     try:
         return settings(_env_file=env_file)
+    except UnreadableError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"{prefix}{field[1]}".upper() if field else "A setting"
+        raise SettingsError(f"These settings cannot be used:\n  {name}: is not valid JSON") from None
     except ValidationError as error:
-        prefix = settings.model_config.get("env_prefix", "")
         lines = [
             f"  {prefix}{'.'.join(map(str, item['loc']))}".upper() + f": {item['msg']}"
             for item in error.errors(include_input=False)
@@ -62,4 +71,4 @@ def describe(settings: Iterable[BaseSettings], env_file: Path | None) -> list[Se
 def _plain(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return "" if value is None else str(value)
+    return "" if value is None else _credentials.sub(r"\1:***@", str(value))

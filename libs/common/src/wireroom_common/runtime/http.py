@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import socket
 import ssl
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,8 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from wireroom_common.clock import Clock
+from wireroom_common.errors import OperatorError
 from wireroom_common.runtime.service import HttpApp
 
+_BACKLOG = 2048
 _CERTIFICATE_LIFETIME = timedelta(days=825)
 
 
@@ -37,7 +40,7 @@ class HttpServers:
         self._clock = clock
         self._drain_timeout = drain_timeout
         self._servers: list[_Server] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> list[str]:
         """Listen; returns the base URLs."""
@@ -50,10 +53,15 @@ class HttpServers:
         return urls
 
     async def _listen(self, scheme: str, port: int, cert: str | None, key: str | None) -> str:
+        try:
+            listener = socket.create_server(
+                (self._http.host, port), family=socket.AF_INET6 if ":" in self._http.host else socket.AF_INET, backlog=_BACKLOG
+            )
+        except OSError as error:
+            detail = error.strerror or type(error).__name__
+            raise OperatorError(f"Cannot listen on {self._http.host}:{port} for {scheme}: {detail}.") from error
         config = uvicorn.Config(
             self._http.app,
-            host=self._http.host,
-            port=port,
             loop="none",
             http="httptools",
             ws="none",
@@ -68,29 +76,25 @@ class HttpServers:
             timeout_keep_alive=30,
             timeout_graceful_shutdown=int(self._drain_timeout),
             h11_max_incomplete_event_size=64 * 1024,
-            backlog=2048,
+            backlog=_BACKLOG,
         )
         config.load()
         if config.ssl is not None:
             config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         server = _Server(config)
-        task = asyncio.create_task(server.serve(), name=f"{scheme}-server")
-        while not server.started:
-            if task.done():
-                error = task.exception() if not task.cancelled() else None
-                msg = f"Cannot listen on {self._http.host}:{port} for {scheme}: is the port in use?"
-                raise RuntimeError(msg) from error
+        task = asyncio.create_task(server.serve(sockets=[listener]), name=f"{scheme}-server")
+        while not server.started and not task.done():  # noqa: ASYNC110 - the library offers no event to wait for
             await asyncio.sleep(0.005)
         self._servers.append(server)
-        self._tasks.append(task)
+        self.tasks.append(task)
         host = "127.0.0.1" if self._http.host in {"0.0.0.0", "::"} else self._http.host  # noqa: S104 - compared, not bound
-        return f"{scheme}://{host}:{server.servers[0].sockets[0].getsockname()[1]}"
+        return f"{scheme}://{host}:{listener.getsockname()[1]}"
 
     async def stop(self) -> None:
         """Refuse new connections, let requests and streams finish within the drain time, close."""
         for server in self._servers:
             server.should_exit = True
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 def self_signed(folder: Path, clock: Clock) -> tuple[str, str]:

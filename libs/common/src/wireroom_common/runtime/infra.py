@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from wireroom_common.bus.delivery import BusMetrics, Deliverer
 from wireroom_common.bus.local import LocalBus
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database, DatabaseUrl
+from wireroom_common.errors import OperatorError
 from wireroom_common.rpc import (
     CallGuard,
     ClientMetrics,
@@ -131,7 +133,7 @@ class ProcessInfra:
             server = grpc_server(guard)
             self._grpc_health.append(await GrpcHealth.attach(server))
             if server.add_insecure_port(address) == 0 and not address.startswith("unix:"):
-                raise RuntimeError(f"Cannot listen on {address}.")
+                raise OperatorError(f"Cannot listen on {address}.")
         self._servers[service.name] = server
         return server
 
@@ -148,8 +150,7 @@ class ProcessInfra:
         """Let running calls finish within the drain time."""
         for health in self._grpc_health:
             await health.shut_down()
-        for server in self._servers.values():
-            await server.stop(self.settings.drain_timeout)
+        await asyncio.gather(*(server.stop(self.settings.drain_timeout) for server in self._servers.values()))
 
     async def close(self) -> None:
         """Close channels, Redis and databases."""

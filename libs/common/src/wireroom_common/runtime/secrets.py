@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from wireroom_common.errors import OperatorError
 from wireroom_common.runtime.settings import MINIMUM_SECRET_BYTES, Environment, RuntimeSettings
 
 _SAMPLES = ("changeme", "change-me", "secret", "password", "example", "your-", "default", "insecure")
@@ -15,14 +16,14 @@ _MINIMUM_DISTINCT_BYTES = 10
 
 
 def master_secret(settings: RuntimeSettings) -> bytes:
-    """The master secret; RuntimeError when it is weak, or missing in production."""
+    """The master secret; OperatorError when it is weak, or missing in production."""
     if settings.master_secret is not None:
         return _checked(settings.master_secret.get_secret_value().encode(), "WIREROOM_MASTER_SECRET")
     if settings.master_secret_file is not None:
         return _checked(settings.master_secret_file.read_bytes().strip(), str(settings.master_secret_file))
     if settings.environment is Environment.PRODUCTION:
         msg = "WIREROOM_MASTER_SECRET or WIREROOM_MASTER_SECRET_FILE must be set in production (at least 32 random bytes)."
-        raise RuntimeError(msg)
+        raise OperatorError(msg)
     return keep_once(settings.data_dir / "secrets" / "master", lambda: secrets.token_urlsafe(48).encode())
 
 
@@ -37,7 +38,7 @@ def _checked(value: bytes, where: str) -> bytes:
             f"The master secret in {where} is weak: at least {MINIMUM_SECRET_BYTES} random bytes are needed,"
             " for example from `openssl rand -base64 48`."
         )
-        raise RuntimeError(msg)
+        raise OperatorError(msg)
     return value
 
 

