@@ -85,7 +85,7 @@ def _has_uv(version: str) -> bool:
 
 def _locked(package: str) -> str:
     """The lock's entry of a package: its version and hashes, one entry over several lines."""
-    found = re.search(rf"^{package}==.*(?:\\\n.*)*", LOCK.read_text(), re.MULTILINE)
+    found = re.search(rf"^{package}==.*(?:(?<=\\)\n.*)*", LOCK.read_text(), re.MULTILINE)
     if found is None:
         raise SystemExit(f"{LOCK.name} does not name {package}: run `make lock`.")
     return found[0] + "\n"

@@ -10,15 +10,16 @@ from collections.abc import Callable
 import grpc
 
 TIMEOUT = 2.5
+# HealthCheckRequest(service="live") and HealthCheckResponse(SERVING) of grpc.health.v1.
+LIVE = b"\x0a\x04live"
 SERVING = b"\x08\x01"
 
 
 def rpc_answers(port: str) -> bool:
-    """Whether grpc.health.v1 says SERVING."""
+    """Whether grpc.health.v1 says that the process lives; a process that waits for its database does, though it is not ready."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        # An empty HealthCheckRequest asks for the process as a whole; the answer is one enum field.
         check: Callable[..., bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
-        return check(b"", timeout=TIMEOUT) == SERVING
+        return check(LIVE, timeout=TIMEOUT) == SERVING
 
 
 def http_answers(port: str) -> bool:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import ProgrammingError
 
 from wireroom_common.bus import Envelope
-from wireroom_common.bus.delivery import describe_error
 from wireroom_common.bus.parking import from_bytes, to_bytes
 from wireroom_common.bus.wire import MalformedMessageError, attempts_of, from_message, to_message
+from wireroom_common.error_text import describe_error
 from wireroom_common.errors import invalid
 
 words = st.text(st.characters(blacklist_categories=["Cs"]), max_size=40)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psycopg
 import pytest
 import pytest_asyncio
 from chat_harness import CALLER, OTHER_TENANT, TENANT, ChatUnderTest, _body, ask, chat_under_test, passage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from wireroom_chat.adapters.ledger import ABANDONED, SqlLedger
 from wireroom_chat.domain.passages import SourceKind
@@ -472,3 +474,19 @@ async def test_grounding_combined_with_tools_is_refused_by_field(chat: ChatUnder
 async def test_health_check_asks_the_database(chat: ChatUnderTest) -> None:
     await chat.service.checks["database"]()
     assert set(chat.service.checks) == {"database"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_row_that_cannot_be_written_does_not_hide_the_first_error(
+    chat: ChatUnderTest,
+    fresh_database_url: str,
+    stream: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    chat.provider.script(status=500)
+    with psycopg.connect(fresh_database_url, autocommit=True) as admin:
+        admin.execute("REVOKE INSERT ON chat.generations FROM chat_app")
+    with capture_logs() as logs, pytest.raises(WireroomError) as caught:
+        await (chat.stream if stream else chat.complete)(model=MODEL, messages=ask("Hi"))
+    assert caught.value.code.startswith("provider_")
+    assert [entry["log_level"] for entry in logs if entry["event"] == "chat.start.failed"] == ["error"]
+    assert await chat.rows() == []

@@ -69,4 +69,6 @@ def invalid(code: str, detail: str, *, field: str | None = None) -> WireroomErro
 
 def not_found(what: str) -> WireroomError:
     """A NOT_FOUND error: there is no such thing, or the caller may not know of it. For "API key" the code is `api_key_not_found`."""
-    return WireroomError(ErrorKind.NOT_FOUND, f"{re.sub(r'[^a-z0-9]+', '_', what.lower())}_not_found", f"There is no such {what}.")
+    return WireroomError(
+        ErrorKind.NOT_FOUND, f"{re.sub(r'[^a-z0-9]+', '_', what.lower())}_not_found", f"There is no such {what}."
+    )

@@ -27,7 +27,6 @@ from wireroom_auth.usecases.register import Register
 from wireroom_auth.usecases.revoke_key import RevokeKey
 from wireroom_auth.usecases.token_issuing import TokenIssuing
 from wireroom_auth.usecases.verify_key import VerifyKey
-from wireroom_common.errors import WireroomError
 from wireroom_common.runtime.service import Infra, Periodic, Service
 from wireroom_protos.auth.v1 import auth_pb2_grpc
 
@@ -82,12 +81,7 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
     async def start() -> None:
         await signing.load()
         await passwords.prepare()
-        try:
-            token = await admin_token.issue(database, clock)
-        except WireroomError as error:
-            if error.code != admin_token.ADMIN_EXISTS:
-                raise
-        else:
+        if token := await admin_token.issue_first(database, clock):
             infra.announce(f"One-time admin token: {token}")
 
     async def stop() -> None:

@@ -19,7 +19,7 @@ def admin_token_invalid() -> WireroomError:
     return WireroomError(
         ErrorKind.FORBIDDEN,
         "admin_token_invalid",
-        "The admin token is wrong, replaced by a newer one, or already used; take the newest one that the server printed.",
+        "The admin token is wrong, replaced by a newer one, or already used; `wireroom admin-token` makes a new one.",
     )
 
 

@@ -66,7 +66,7 @@ class Appender:
             raise WireroomError(
                 ErrorKind.INVALID,
                 "event_type_unknown",
-                f"The event type '{envelope.type[:100]}' is not in this version's catalogue; replay its dead letter after an upgrade.",
+                f"The event type '{envelope.type[:100]}' is not in this version's catalogue; a newer version can log it.",
             )
         added = increments(envelope.type, envelope.payload(spec.payload))
         offset = await connection.scalar(

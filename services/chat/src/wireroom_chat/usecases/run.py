@@ -108,16 +108,18 @@ class Runs:
         self._metrics.settled(run.provider, settlement)
         try:
             await row
-        except WireroomError:
-            # Without a row there is nothing to settle; the caller has been told.
+        except Exception:
+            # Without a row there is nothing to settle. The caller has been told, or learns of the error that came first: this one
+            # must not take its place.
+            log.exception("chat.start.failed", completion_id=run.completion_id)
             return
         for attempt in range(1, _SETTLE_ATTEMPTS + 1):
             try:
                 await self._ledger.settle(run.generation, settlement)
-            except WireroomError as error:
+            except Exception:
                 if attempt == _SETTLE_ATTEMPTS:
                     # The row stays open, and the look for abandoned completions closes it.
-                    log.exception("chat.settlement.failed", completion_id=run.completion_id, code=error.code)
+                    log.exception("chat.settlement.failed", completion_id=run.completion_id)
                     return
                 await asyncio.sleep(_SETTLE_PAUSE * attempt)
             else:

@@ -36,7 +36,6 @@ def upgrade() -> None:
             )
             """,
             "CREATE INDEX generations_running ON chat.generations (started_at) WHERE status = 'running'",
-            "CREATE INDEX generations_of_user ON chat.generations (tenant_id, user_id, id)",
         ],
         tenant_table("chat", "generations", system="SELECT, UPDATE"),
     ):
