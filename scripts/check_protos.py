@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,14 @@ def _stale() -> list[str]:
 def _breaking() -> list[str]:
     base = base_commit()
     if base is None:
-        print("    contracts: no earlier commit has protos to compare with")
+        if os.environ.get("CI") and not _is_first_commit():
+            return ["This clone holds no earlier commit to compare the contracts with: check out the whole history (depth 0)."]
+        print(
+            f"    contracts: not compared, this {'is the first commit' if _is_first_commit() else 'clone holds no earlier one'}"
+        )
+        return []
+    if not _git("ls-tree", base, "protos/buf.yaml"):
+        print(f"    contracts: not compared, {base[:12]} has none")
         return []
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(["git", "archive", base, "protos"], cwd=ROOT, capture_output=True, check=True, timeout=60)
@@ -54,12 +62,21 @@ def _breaking() -> list[str]:
 
 
 def base_commit() -> str | None:
-    """What the contracts are compared with: `origin/main` when it is behind HEAD, else HEAD's parent; None without either."""
-    for candidate in ("origin/main", "HEAD^"):
-        found = _git("rev-parse", "--verify", "--quiet", candidate)
-        if found and found != _git("rev-parse", "HEAD") and _git("ls-tree", found, "protos/buf.yaml"):
-            return found
-    return None
+    """What the contracts are compared with: where HEAD left `origin/main`, or HEAD's parent when HEAD is on it or it is unknown.
+
+    None when the clone does not hold that commit, or when HEAD is the first one.
+    """
+    head = _git("rev-parse", "HEAD")
+    main = _git("rev-parse", "--verify", "--quiet", "origin/main")
+    if main and main != head:
+        base = _git("merge-base", "origin/main", "HEAD")
+        if base != head:
+            return base or None
+    return _git("rev-parse", "--verify", "--quiet", "HEAD^") or None
+
+
+def _is_first_commit() -> bool:
+    return _git("rev-parse", "--is-shallow-repository") == "false" and _git("rev-list", "--count", "HEAD") == "1"
 
 
 def _git(*arguments: str) -> str:

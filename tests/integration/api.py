@@ -113,3 +113,18 @@ def wait_for(condition: Callable[[], Any], *, within: float = 30, every: float =
             return value
         assert time.monotonic() < deadline, f"not within {within} s (last value: {value!r})"
         time.sleep(every)
+
+
+def stable(read: Callable[[], Any], *, unchanged: float = 1.0, within: float = 30) -> Any:
+    """The value of `read()` once all reads of `unchanged` seconds, two at least, have agreed."""
+    value: Any = object()
+    since = 0.0
+
+    def agreed() -> Any:
+        nonlocal value, since
+        current = read()
+        if current != value:
+            value, since = current, time.monotonic()
+        return (value,) if time.monotonic() - since >= unchanged else None
+
+    return wait_for(agreed, within=within, every=0.2)[0]

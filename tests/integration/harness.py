@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import secrets
 import shutil
@@ -22,7 +23,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
+import redis
+from psycopg import sql
+
+from wireroom.roles import SCHEMAS
+from wireroom_common.db import DatabaseUrl
 from wireroom_common.runtime.embedded import EmbeddedPostgres, EmbeddedValkey
 from wireroom_common.testing.rabbitmq import RabbitMqNode
 
@@ -30,6 +38,8 @@ ROLES = ("auth", "monitoring", "news", "rag", "chat", "gateway")
 CALLED = ("auth", "monitoring", "news", "rag", "chat")
 START_LIMIT = 90.0
 STOP_LIMIT = 40.0
+# Below the ports that Linux and macOS give to outgoing connections and to whoever asks for any port.
+PORTS = range(20_000, 32_000)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,11 +51,13 @@ class Deployment(Enum):
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nobody listens on and that the system gives to nobody by itself."""
+    # Not drawn from the tests' seeded generator: two runs at the same time would choose the same ports.
+    for port in random.SystemRandom().sample(PORTS, 200):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 @dataclass
@@ -112,6 +124,24 @@ class Running:
         assert tokens, "no admin token was printed"
         return str(tokens[-1])
 
+    def unsettled(self) -> int:
+        """Events that wait in the services' outboxes or for another delivery (DISTRIBUTED)."""
+        counts = sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT count(*) FROM {outbox} UNION ALL SELECT count(*) FROM {deliveries} WHERE state = 'retry'").format(
+                outbox=sql.Identifier(schema, "outbox"), deliveries=sql.Identifier(schema, "deliveries")
+            )
+            for schema in SCHEMAS
+        )
+        return self._count(counts)
+
+    def events_logged(self) -> int:
+        """How many events monitoring has stored (DISTRIBUTED): to be seen while it is down."""
+        return self._count(sql.SQL("SELECT count(*) FROM monitoring.event_log"))
+
+    def _count(self, query: sql.Composable) -> int:
+        with psycopg.connect(self.environment["WIREROOM_DATABASE_ADMIN_URL"], connect_timeout=10) as connection:
+            return sum(count for (count,) in connection.execute(query))
+
     def stop(self) -> None:
         """Stop what still runs; kill what does not stop."""
         for process in self.processes.values():
@@ -125,32 +155,48 @@ class Running:
                 process.wait(10)
 
 
-@contextlib.contextmanager
-def deploy(deployment: Deployment, extra: dict[str, str] | None = None) -> Iterator[Running]:
-    """A fresh, ready installation; everything is stopped and removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="wrj"))
-    folder.chmod(0o755)
-    port, tls_port = free_port(), free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("WIREROOM_", "OPENAI_"))} | {
+def base_environment(folder: Path) -> dict[str, str]:
+    """The variables of an installation in `folder`: nothing of the caller's own Wireroom; the gateway's ports are still missing."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("WIREROOM_", "OPENAI_"))} | {
         "WIREROOM_DATA_DIR": str(folder / "data"),
-        "WIREROOM_GATEWAY_PORT": str(port),
-        "WIREROOM_GATEWAY_TLS_PORT": str(tls_port),
         "WIREROOM_GATEWAY_HOST": "127.0.0.1",
-        "WIREROOM_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "WIREROOM_RAG_MODEL_DIR": str(ROOT / ".build" / "models"),
         "WIREROOM_LOG_FORMAT": "json",
         "PYTHONFAULTHANDLER": "1",
-        **(extra or {}),
     }
-    running = Running(deployment, folder, environment, f"http://127.0.0.1:{port}", f"https://127.0.0.1:{tls_port}")
+
+
+@contextlib.contextmanager
+def installation_folder() -> Iterator[Path]:
+    """A short-named folder that the servers' system user may enter; removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="wrj"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def deploy(deployment: Deployment, extra: dict[str, str] | None = None) -> Iterator[Running]:
+    """A fresh, ready installation; everything is stopped and removed at the end."""
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(installation_folder())
+        environment = base_environment(folder) | (extra or {})
         if deployment is Deployment.DISTRIBUTED:
             stack.enter_context(_servers(folder, environment))
             subprocess.run(
                 [sys.executable, "-m", "wireroom", "keys", str(folder / "keys")], env=environment, check=True, timeout=60
             )
             subprocess.run([sys.executable, "-m", "wireroom", "migrate"], env=environment, check=True, timeout=120)
+        # Chosen at the last moment: the links that chat writes need them too, so not later than this.
+        port, tls_port = free_port(), free_port()
+        environment |= {
+            "WIREROOM_GATEWAY_PORT": str(port),
+            "WIREROOM_GATEWAY_TLS_PORT": str(tls_port),
+            "WIREROOM_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        }
+        running = Running(deployment, folder, environment, f"http://127.0.0.1:{port}", f"https://127.0.0.1:{tls_port}")
         stack.callback(running.stop)
         for role in ROLES if deployment is Deployment.DISTRIBUTED else ("all",):
             running.start(role)
@@ -160,31 +206,72 @@ def deploy(deployment: Deployment, extra: dict[str, str] | None = None) -> Itera
 
 @contextlib.contextmanager
 def _servers(folder: Path, environment: dict[str, str]) -> Iterator[None]:
-    """PostgreSQL, Valkey and RabbitMQ for the six processes: the environment's test URLs, else private ones."""
+    """PostgreSQL, Valkey and RabbitMQ for the six processes, shared with no other deployment.
+
+    On the servers of WIREROOM_TEST_DATABASE_URL (an administrator's) and WIREROOM_TEST_REDIS_URL where they are set: a database each.
+    The broker is always a private node: queues have the same names in every deployment.
+    """
     with contextlib.ExitStack() as stack:
-        if url := os.environ.get("WIREROOM_TEST_DATABASE_URL"):
-            admin = url
+        if given := os.environ.get("WIREROOM_TEST_DATABASE_URL"):
+            url = admin = stack.enter_context(_database_of_its_own(given))
+            if password := DatabaseUrl.parse(given).password:
+                # Roles belong to the server: every deployment must give them the same password.
+                environment["WIREROOM_DATABASE_PASSWORD"] = password
         else:
             postgres = EmbeddedPostgres(folder / "servers")
             stack.callback(postgres.stop)
             url = postgres.start()
             admin = postgres.admin_url(url)
-        if not (redis_url := os.environ.get("WIREROOM_TEST_REDIS_URL")):
+        if given := os.environ.get("WIREROOM_TEST_REDIS_URL"):
+            redis_url = stack.enter_context(_redis_of_its_own(given))
+        else:
             valkey = EmbeddedValkey(folder / "servers")
             stack.callback(valkey.stop)
             redis_url = valkey.start()
-        if not (bus_url := os.environ.get("WIREROOM_TEST_AMQP_URL")):
-            node = RabbitMqNode()
-            stack.callback(node.close)
-            node.start()
-            bus_url = node.url
+        node = RabbitMqNode()
+        stack.callback(node.close)
+        node.start()
         environment |= {
             "WIREROOM_DATABASE_URL": url,
             "WIREROOM_DATABASE_ADMIN_URL": admin,
             "WIREROOM_REDIS_URL": redis_url,
-            "WIREROOM_BUS_URL": bus_url,
+            "WIREROOM_BUS_URL": node.url,
             "WIREROOM_PRINCIPAL_KEYS_DIR": str(folder / "keys"),
             "WIREROOM_MASTER_SECRET": secrets.token_urlsafe(48),
-            **{f"WIREROOM_RPC_{role.upper()}_URL": f"grpc://127.0.0.1:{free_port()}" for role in CALLED},
+            **{f"WIREROOM_RPC_{role.upper()}_URL": f"grpc:unix:{folder}/{role}.sock" for role in CALLED},
         }
         yield
+
+
+@contextlib.contextmanager
+def _database_of_its_own(server: str) -> Iterator[str]:
+    """An administrator's URL of a new database on `server`, dropped at the end."""
+    name = f"wrj_{secrets.token_hex(6)}"
+    parsed = DatabaseUrl.parse(server).url.set(drivername="postgresql")
+    admin = parsed.render_as_string(hide_password=False)
+    with psycopg.connect(admin, autocommit=True, connect_timeout=10) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        yield parsed.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with psycopg.connect(admin, autocommit=True, connect_timeout=10) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextlib.contextmanager
+def _redis_of_its_own(server: str) -> Iterator[str]:
+    """The URL of an empty database number (1 to 15) of `server` that no other deployment has claimed; emptied at the end."""
+    parts = urlsplit(server)
+    unix = parts.scheme == "unix"
+    for number in range(1, 16):
+        # The number is a part of the path, or of the query where the path is the socket's.
+        own = urlunsplit(parts._replace(query=f"db={number}") if unix else parts._replace(path=f"/{number}"))
+        with redis.Redis.from_url(own, socket_timeout=10) as client:
+            # Whoever crashed gives the number back after an hour.
+            if client.dbsize() == 0 and client.set("wireroom-test-deployment", "1", nx=True, ex=3600):
+                try:
+                    yield own
+                finally:
+                    client.flushdb()
+                return
+    raise AssertionError("WIREROOM_TEST_REDIS_URL: the databases 1 to 15 are all in use; empty one or unset the variable.")

@@ -692,51 +692,36 @@ async def test_replica_that_vanishes_in_the_middle_leaves_its_events_to_the_othe
     await rig.expect_once([e.id for e in envelopes])
 
 
-async def test_bus_is_not_ready_before_every_work_queue_delivers(amqp_rig: Rig) -> None:
+async def test_bus_is_not_ready_before_every_work_queue_delivers(amqp_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = amqp_rig
-    declaring = await rig.bus()
-    connection = await aio_pika.connect(rig.amqp_url)
-    async with connection, connection.channel() as channel:
-        # Somebody else's exclusive consumer: the broker refuses ours, while the connection is fine.
-        queue = await channel.get_queue(rig.one, ensure=False)
-        tag = await queue.consume(lambda _message: asyncio.sleep(0), exclusive=True)
-        bus = AmqpBus(
-            rig.amqp_url,
-            rig.catalogue,
-            Deliverer(rig.catalogue, rig.bus_metrics, SystemClock()),
-            limits=AmqpLimits(retry_delays=rig.retry, attach_timeout=2.0),
-        )
-        rig.running.append(bus)
-        await bus.start([rig.work(rig.one), rig.work(rig.two)])
-        envelope = rig.envelope()
-        await bus.publish([envelope])
-        await rig.expect_once([envelope.id], rig.two)
-        with pytest.raises(WireroomError) as caught:
-            await bus.ping()
-        assert (caught.value.kind, caught.value.code) == (ErrorKind.UNAVAILABLE, "bus_not_attached")
-        assert rig.one in caught.value.detail
-        assert rig.two not in caught.value.detail
-        await declaring.ping()  # Has nothing to attach.
-        await queue.cancel(tag)
-    await eventually(partial(answers, bus), within=20)
-    await rig.expect_once([envelope.id], rig.one)
-
-
-async def test_consumer_whose_channel_does_not_open_is_tried_again(amqp_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = amqp_rig
-    opened, refused = aio_pika.Connection.channel, 0
+    opened, broken, refused = aio_pika.Connection.channel, True, 0
 
     def channel(self: aio_pika.Connection, *arguments: object, **named: object) -> aio_pika.abc.AbstractChannel:
         nonlocal refused
-        if not named and refused < 2:  # A consumer's; the connection stays.
+        if broken and not named:  # A consumer's channel; connection, topology and publisher are fine.
             refused += 1
             raise LookupError("no channel number is free")
         return opened(self, *arguments, **named)  # type: ignore[arg-type]  # handed on as it came
 
     monkeypatch.setattr(aio_pika.Connection, "channel", channel)
-    bus = await rig.bus(rig.work(rig.one), rig.work(rig.two))
-    await eventually(partial(answers, bus))
-    assert refused == 2
+    publishing = await rig.bus()
+    bus = AmqpBus(
+        rig.amqp_url,
+        rig.catalogue,
+        Deliverer(rig.catalogue, rig.bus_metrics, SystemClock()),
+        limits=AmqpLimits(retry_delays=rig.retry, attach_timeout=0.2),
+    )
+    rig.running.append(bus)
+    await bus.start([rig.work(rig.one), rig.work(rig.two)])
     envelope = rig.envelope()
-    await bus.publish([envelope])
+    await publishing.publish([envelope])
+    await publishing.ping()  # Has nothing to attach.
+    await eventually(lambda: refused >= 4, what="both consumers were tried twice")
+    with pytest.raises(WireroomError) as caught:
+        await bus.ping()
+    assert (caught.value.kind, caught.value.code) == (ErrorKind.UNAVAILABLE, "bus_not_attached")
+    assert rig.one in caught.value.detail
+    assert rig.two in caught.value.detail
+    broken = False
+    await eventually(partial(answers, bus))
     await rig.expect_once([envelope.id])

@@ -137,7 +137,7 @@ async def test_revoked_key_is_refused_and_told_once(auth: Any) -> None:
     assert (await list_keys(auth, caller)).keys == []
     with pytest.raises(WireroomError) as again:
         await revoke(auth, caller, made.key.id)
-    assert again.value.kind is ErrorKind.NOT_FOUND
+    assert (again.value.kind, again.value.code) == (ErrorKind.NOT_FOUND, "api_key_not_found")
     (event,) = await auth.events_of(events_pb2.AuthApiKeyRevoked)
     assert (event.key_id, event.owner_id) == (made.key.id, caller.subject)
 

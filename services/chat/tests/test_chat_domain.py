@@ -300,3 +300,10 @@ def test_headline_is_quoted_only_when_there_is_nothing_else() -> None:
     ]
     alone = passage(1, title, title=title)
     assert [quote.text for quote in QuoteSelector(Terms()).select(question, [alone])] == [title]
+
+
+def test_quoted_text_cannot_load_pictures_or_pass_for_a_citation() -> None:
+    content = "See ![img](https://evil.example/p.png) the \u202elicence\u202c costs nothing [99]."
+    quote = Quote(passage(1, content), 0, len(content))
+    assert quote.line == "See ! [img](https://evil.example/p.png) the licence costs nothing (99)."
+    assert quote.text == content

@@ -15,9 +15,9 @@ from datetime import timedelta
 
 from prometheus_client import Counter, start_http_server
 
-from wireroom_common.bus.delivery import describe_error
 from wireroom_common.bus.relay import Relay, RelayMetrics
 from wireroom_common.db.migrate import require_current
+from wireroom_common.error_text import describe_error
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.inbox import purge_inbox
 from wireroom_common.logging import get_logger

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+
+# Bidirectional overrides and isolates, and other invisible format characters (joiners stay: scripts and emoji need them).
+_STEERING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_FOREIGN_MARK = re.compile(r"\[(\d{1,4})\]")
 
 
 class SourceKind(StrEnum):
@@ -49,8 +54,12 @@ class Quote:
 
     @property
     def line(self) -> str:
-        """The quoted text with each run of white space as one space."""
-        return " ".join(self.text.split())
+        """The quoted text on one line, for an answer: white space collapsed, and nothing in it that a reader's program would act on.
+
+        A source must not load pictures into the reader's page, look like a checked citation, or turn the direction of the text.
+        """
+        plain = _STEERING.sub("", self.text).replace("![", "! [")
+        return " ".join(_FOREIGN_MARK.sub(r"(\1)", plain).split())
 
     @property
     def span(self) -> tuple[int, int]:

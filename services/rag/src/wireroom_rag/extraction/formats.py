@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import re
 import zipfile
@@ -70,13 +71,17 @@ def _decoded(data: bytes, encoding: str) -> str:
 
 
 def markdown_text(data: bytes) -> str:
-    """What a reader of the rendered page would see; HTML inside is left out."""
+    """What a reader of the rendered page would see; of HTML inside, its visible text."""
     parts: list[str] = []
     for token in MarkdownIt("commonmark").enable("table").parse(decode_text(data)):
         if token.type == "inline":
             parts.append("".join(_inline_text(child) for child in token.children or ()))
         elif token.type in ("fence", "code_block"):
             parts.append(token.content)
+        elif token.type == "html_block":
+            # The block may be nothing but a comment or a script.
+            with contextlib.suppress(RejectedError):
+                parts.append(html_text(token.content.encode()) + "\n\n")
         elif token.type in ("th_close", "td_close"):
             parts.append("\t")
         elif token.type in ("tr_close", "list_item_close"):
