@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import redis
@@ -261,11 +260,10 @@ def _database_of_its_own(server: str) -> Iterator[str]:
 @contextlib.contextmanager
 def _redis_of_its_own(server: str) -> Iterator[str]:
     """The URL of an empty database number (1 to 15) of `server` that no other deployment has claimed; emptied at the end."""
-    parts = urlsplit(server)
-    unix = parts.scheme == "unix"
+    address, _, options = server.partition("?")
     for number in range(1, 16):
-        # The number is a part of the path, or of the query where the path is the socket's.
-        own = urlunsplit(parts._replace(query=f"db={number}") if unix else parts._replace(path=f"/{number}"))
+        # Stands before, and so above, a number that the path or the options name.
+        own = f"{address}?db={number}" + (f"&{options}" if options else "")
         with redis.Redis.from_url(own, socket_timeout=10) as client:
             # Whoever crashed gives the number back after an hour.
             if client.dbsize() == 0 and client.set("wireroom-test-deployment", "1", nx=True, ex=3600):

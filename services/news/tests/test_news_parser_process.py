@@ -24,7 +24,11 @@ async def titles(parser: ParserProcess, body: bytes) -> list[str]:
 
 
 def worker() -> psutil.Process:
-    (process,) = [child for child in psutil.Process().children() if "wireroom_news.parsing.worker" in child.cmdline()]
+    (process,) = [
+        child
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE and "wireroom_news.parsing.worker" in child.cmdline()
+    ]
     return process
 
 
