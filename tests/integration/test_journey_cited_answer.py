@@ -25,12 +25,17 @@ QUESTION = "What is the notice period to withdraw a deposit from the Meridian co
 _numbers = itertools.count()
 
 
+def feed_name(installation: Installation) -> str:
+    """A feed for each deployment: the site is shared, and one journey publishes further items."""
+    return f"meridian-{installation.running.deployment.value}"
+
+
 @pytest.fixture(scope="module")
 def sources(installation: Installation, make_pdf: Callable[[Sequence[str]], bytes]) -> tuple[str, str]:
     """The PDF's document id and the article's URL, both searchable."""
-    article_url = installation.site.publish("meridian", "rate", NEWS_TITLE, NEWS_TEXT)
+    article_url = installation.site.publish(feed_name(installation), "rate", NEWS_TITLE, NEWS_TEXT)
     document = installation.admin.indexed("handbook.pdf", make_pdf(PAGES))
-    feed = installation.admin.post("/api/v1/feeds", {"url": installation.site.feed_url("meridian")})
+    feed = installation.admin.post("/api/v1/feeds", {"url": installation.site.feed_url(feed_name(installation))})
     assert feed["articles"] == 1
     wait_for(lambda: article_url in str(installation.admin.post("/api/v1/rag/query", {"query": NEWS_TITLE})))
     return document["id"], article_url
@@ -103,12 +108,12 @@ def test_published_item_becomes_citable_by_a_refresh(installation: Installation,
     number = next(_numbers)
     site, admin = installation.site, installation.admin
     url = site.publish(
-        "meridian",
+        feed_name(installation),
         f"branch-{number}",
         f"Branch {number} opens",
         f"The Meridian cooperative opens branch number 9{number}7 in Vik.",
     )
-    feed = next(item for item in admin.get("/api/v1/feeds")["feeds"] if item["url"] == site.feed_url("meridian"))
+    feed = next(item for item in admin.get("/api/v1/feeds")["feeds"] if item["url"] == site.feed_url(feed_name(installation)))
     assert admin.post(f"/api/v1/feeds/{feed['id']}/refresh", {})["new_articles"] == 1
 
     def answered() -> bool:

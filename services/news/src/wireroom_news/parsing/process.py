@@ -91,8 +91,12 @@ class ParserProcess:
         # The first document pays for the process's start.
         limit = self._timeout + (_START_SECONDS if self._documents == 1 else 0)
         async with asyncio.timeout(limit):
-            process.stdin.write(_LENGTH.pack(len(request)) + request + body)
-            await process.stdin.drain()
+            try:
+                process.stdin.write(_LENGTH.pack(len(request)) + request + body)
+                await process.stdin.drain()
+            except RuntimeError as error:
+                # How uvloop says that the pipe is closed already, before the end of the process has been noticed.
+                raise ConnectionResetError from error
             size = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))[0]
             if size > _MAX_ANSWER:
                 raise EOFError
