@@ -85,7 +85,8 @@ class ScriptedNews(news_pb2_grpc.NewsServiceServicer):
         return news_pb2.GetArticleResponse(article=article)
 
     async def ListArticles(self, request: news_pb2.ListArticlesRequest, context: Any) -> news_pb2.ListArticlesResponse:  # noqa: N802 - the rpc's signature
-        raise NotImplementedError
+        del request, context
+        raise AssertionError("rag reads single articles, it lists none.")
 
 
 class _Infra:
@@ -110,10 +111,10 @@ class _Infra:
         return str(path)
 
     def redis(self) -> Any:
-        raise NotImplementedError
+        raise AssertionError("The rag service uses no Redis.")
 
     def secret(self, name: str) -> bytes:
-        raise NotImplementedError
+        raise AssertionError(f"The rag service needs no secret ({name}).")
 
     def announce(self, message: str) -> None:
         raise NotImplementedError
