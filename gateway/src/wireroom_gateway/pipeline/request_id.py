@@ -8,7 +8,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wireroom_common.ids import new_id
-from wireroom_common.rpc.context import set_request_id
+from wireroom_common.rpc.context import set_client_address, set_request_id
 from wireroom_gateway.access import RouteTable
 from wireroom_gateway.request_state import RequestState, attach
 
@@ -35,6 +35,7 @@ class RequestId:
             state.route = state.match.methods.get(scope["method"])
         attach(scope, state)
         set_request_id(request_id)
+        set_client_address(state.client_ip)
         structlog.contextvars.bind_contextvars(request_id=request_id)
 
         async def send_with_id(message: Message) -> None:

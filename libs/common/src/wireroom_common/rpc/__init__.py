@@ -39,9 +39,11 @@ with `set_request_id`, and may bound all calls of a request with `set_remaining_
 from wireroom_common.rpc.client import ServiceCall, ServiceChannel, grpc_channel
 from wireroom_common.rpc.context import (
     acting_as_service,
+    current_client_address,
     current_request_id,
     received_principal,
     remaining_time,
+    set_client_address,
     set_remaining_time,
     set_request_id,
 )
@@ -65,6 +67,7 @@ __all__ = [
     "ServiceCall",
     "ServiceChannel",
     "acting_as_service",
+    "current_client_address",
     "current_request_id",
     "ensure_key",
     "grpc_channel",
@@ -74,6 +77,7 @@ __all__ = [
     "open_channel",
     "received_principal",
     "remaining_time",
+    "set_client_address",
     "set_remaining_time",
     "set_request_id",
     "trust",

@@ -14,14 +14,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from wireroom_common.errors import WireroomError
 from wireroom_common.principal import ANONYMOUS, Principal, current_principal
-from wireroom_common.rpc.context import current_request_id, received_principal, remaining_time
+from wireroom_common.rpc.context import current_client_address, current_request_id, received_principal, remaining_time
 from wireroom_common.rpc.failures import error_from, unavailable_error
 from wireroom_common.rpc.local_call import MAX_MESSAGE_BYTES
 from wireroom_common.rpc.metrics import CANCELLED, OK, ClientMetrics
-from wireroom_common.rpc.server import METADATA_BYTES, REQUEST_ID_KEY, STREAM_DEADLINE, UNARY_DEADLINE
+from wireroom_common.rpc.server import CLIENT_ADDRESS_KEY, METADATA_BYTES, REQUEST_ID_KEY, STREAM_DEADLINE, UNARY_DEADLINE
 from wireroom_common.rpc.signing import PRINCIPAL_KEY, PrincipalSigner
 
-_RESERVED = frozenset({PRINCIPAL_KEY, REQUEST_ID_KEY, "traceparent", "tracestate"})
+_RESERVED = frozenset({PRINCIPAL_KEY, REQUEST_ID_KEY, CLIENT_ADDRESS_KEY, "traceparent", "tracestate"})
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -151,6 +151,9 @@ class ServiceChannel(grpc.aio.Channel):
         request_id = current_request_id()
         if request_id:
             entries.append((REQUEST_ID_KEY, request_id))
+        client_address = current_client_address()
+        if client_address:
+            entries.append((CLIENT_ADDRESS_KEY, client_address))
         return entries
 
     def _signed_principal(self, limit: float) -> bytes:

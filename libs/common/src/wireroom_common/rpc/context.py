@@ -7,6 +7,7 @@ work that is to outlive the call is started with `asyncio.create_task(…, conte
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from wireroom_common.errors import WireroomError
 from wireroom_common.principal import Principal, PrincipalKind, current_principal, set_current_principal
 
 _MAX_REQUEST_ID = 128
+_ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ReceivedPrincipal:
 _received: ContextVar[ReceivedPrincipal | None] = ContextVar("wireroom_rpc_received_principal", default=None)
 _deadline: ContextVar[float | None] = ContextVar("wireroom_rpc_deadline", default=None)
 _request_id: ContextVar[str] = ContextVar("wireroom_rpc_request_id", default="")
+_client_address: ContextVar[str] = ContextVar("wireroom_rpc_client_address", default="")
 
 
 def received_principal() -> ReceivedPrincipal | None:
@@ -66,6 +69,19 @@ def set_request_id(request_id: str) -> None:
     """
     usable = request_id.isascii() and request_id.isprintable() and len(request_id) <= _MAX_REQUEST_ID
     _request_id.set(request_id if usable else "")
+
+
+def current_client_address() -> str:
+    """The network address of the client this work is done for, as the gateway saw it; empty if there is none."""
+    return _client_address.get()
+
+
+def set_client_address(address: str) -> None:
+    """For the gateway and the RPC server; calls made from here on carry it as `x-client-address`.
+
+    Anything that could not be an IPv4 or IPv6 address counts as none.
+    """
+    _client_address.set(address if _ADDRESS.fullmatch(address) else "")
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from wireroom_common.principal import PrincipalKind
 from wireroom_common.rpc.context import (
     ReceivedPrincipal,
     current_request_id,
+    set_client_address,
     set_received_principal,
     set_remaining_time,
     set_request_id,
@@ -37,6 +38,7 @@ UNARY_DEADLINE = 10.0
 STREAM_DEADLINE = 600.0
 METADATA_BYTES = 32 * 1024
 REQUEST_ID_KEY = "x-request-id"
+CLIENT_ADDRESS_KEY = "x-client-address"
 # Probes of orchestrators carry no principal, and Watch has no end.
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
@@ -161,6 +163,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         set_remaining_time(remaining)
         request_id = next((value for key, value in metadata if key == REQUEST_ID_KEY), "")
         set_request_id(request_id if isinstance(request_id, str) else "")
+        client_address = next((value for key, value in metadata if key == CLIENT_ADDRESS_KEY), "")
+        set_client_address(client_address if isinstance(client_address, str) else "")
         structlog.contextvars.bind_contextvars(request_id=current_request_id(), rpc=full_method)
         values = [value for key, value in metadata if key == PRINCIPAL_KEY]
         if len(values) != 1 or not isinstance(values[0], bytes):

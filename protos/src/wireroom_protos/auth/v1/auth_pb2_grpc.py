@@ -69,6 +69,56 @@ class AuthServiceStub:
                 request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRevocationsRequest.SerializeToString,
                 response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRevocationsResponse.FromString,
                 _registered_method=True)
+        self.LogoutAll = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/LogoutAll',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LogoutAllRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LogoutAllResponse.FromString,
+                _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/ListSessions',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.RevokeSession = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/RevokeSession',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionResponse.FromString,
+                _registered_method=True)
+        self.UpdateMe = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/UpdateMe',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateMeRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateMeResponse.FromString,
+                _registered_method=True)
+        self.ChangePassword = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/ChangePassword',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordResponse.FromString,
+                _registered_method=True)
+        self.StartReset = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/StartReset',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartResetRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartResetResponse.FromString,
+                _registered_method=True)
+        self.FinishReset = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/FinishReset',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishResetRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishResetResponse.FromString,
+                _registered_method=True)
+        self.SendVerification = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/SendVerification',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.SendVerificationRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.SendVerificationResponse.FromString,
+                _registered_method=True)
+        self.VerifyEmail = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/VerifyEmail',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailResponse.FromString,
+                _registered_method=True)
+        self.IssueToken = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuthService/IssueToken',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.IssueTokenRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.IssueTokenResponse.FromString,
+                _registered_method=True)
 
 
 class AuthServiceServicer:
@@ -115,7 +165,73 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRevocations(self, request, context):
-        """Sessions and keys revoked in the last access-token lifetime; the resynchronisation of the revocation broadcast.
+        """Sessions and keys revoked, and epochs raised, in the last access-token lifetime; the resynchronisation of the broadcasts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LogoutAll(self, request, context):
+        """Ends all sessions of the calling principal's user and raises the user's epoch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSession(self, request, context):
+        """Ends one session of the calling principal's user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateMe(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePassword(self, request, context):
+        """Needs the present password; ends all other sessions and raises the epoch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartReset(self, request, context):
+        """Sends a mail with a one-time link if the address has an account; answers alike if it has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishReset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendVerification(self, request, context):
+        """Sends the mail that verifies the caller's address again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyEmail(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueToken(self, request, context):
+        """OAuth 2 client credentials: an API key's id and secret for a short-lived access token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,6 +274,56 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.ListRevocations,
                     request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRevocationsRequest.FromString,
                     response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRevocationsResponse.SerializeToString,
+            ),
+            'LogoutAll': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogoutAll,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LogoutAllRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LogoutAllResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListSessionsRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'RevokeSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSession,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionResponse.SerializeToString,
+            ),
+            'UpdateMe': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMe,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateMeRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateMeResponse.SerializeToString,
+            ),
+            'ChangePassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePassword,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordResponse.SerializeToString,
+            ),
+            'StartReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartReset,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartResetRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartResetResponse.SerializeToString,
+            ),
+            'FinishReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishReset,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishResetRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishResetResponse.SerializeToString,
+            ),
+            'SendVerification': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendVerification,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.SendVerificationRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.SendVerificationResponse.SerializeToString,
+            ),
+            'VerifyEmail': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyEmail,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailResponse.SerializeToString,
+            ),
+            'IssueToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueToken,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.IssueTokenRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.IssueTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -359,6 +525,1678 @@ class AuthService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def LogoutAll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/LogoutAll',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LogoutAllRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LogoutAllResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/ListSessions',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListSessionsRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/RevokeSession',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateMe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/UpdateMe',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateMeRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateMeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/ChangePassword',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/StartReset',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartResetRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/FinishReset',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishResetRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendVerification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/SendVerification',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.SendVerificationRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.SendVerificationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyEmail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/VerifyEmail',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuthService/IssueToken',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.IssueTokenRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.IssueTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class SecondFactorServiceStub:
+    """Second factor: TOTP (RFC 6238) with recovery codes.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.EnrollTotp = channel.unary_unary(
+                '/wireroom_protos.auth.v1.SecondFactorService/EnrollTotp',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.EnrollTotpRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.EnrollTotpResponse.FromString,
+                _registered_method=True)
+        self.ConfirmTotp = channel.unary_unary(
+                '/wireroom_protos.auth.v1.SecondFactorService/ConfirmTotp',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ConfirmTotpRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ConfirmTotpResponse.FromString,
+                _registered_method=True)
+        self.DisableTotp = channel.unary_unary(
+                '/wireroom_protos.auth.v1.SecondFactorService/DisableTotp',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DisableTotpRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DisableTotpResponse.FromString,
+                _registered_method=True)
+        self.GetSecondFactor = channel.unary_unary(
+                '/wireroom_protos.auth.v1.SecondFactorService/GetSecondFactor',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetSecondFactorRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetSecondFactorResponse.FromString,
+                _registered_method=True)
+        self.FinishLogin = channel.unary_unary(
+                '/wireroom_protos.auth.v1.SecondFactorService/FinishLogin',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishLoginRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishLoginResponse.FromString,
+                _registered_method=True)
+
+
+class SecondFactorServiceServicer:
+    """Second factor: TOTP (RFC 6238) with recovery codes.
+    """
+
+    def EnrollTotp(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmTotp(self, request, context):
+        """Proves possession and switches the factor on; returns the recovery codes, once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableTotp(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSecondFactor(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishLogin(self, request, context):
+        """Second step of a login that answered with `mfa_token`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_SecondFactorServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'EnrollTotp': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnrollTotp,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.EnrollTotpRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.EnrollTotpResponse.SerializeToString,
+            ),
+            'ConfirmTotp': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmTotp,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ConfirmTotpRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ConfirmTotpResponse.SerializeToString,
+            ),
+            'DisableTotp': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableTotp,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DisableTotpRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DisableTotpResponse.SerializeToString,
+            ),
+            'GetSecondFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSecondFactor,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetSecondFactorRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetSecondFactorResponse.SerializeToString,
+            ),
+            'FinishLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishLogin,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishLoginRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishLoginResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'wireroom_protos.auth.v1.SecondFactorService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('wireroom_protos.auth.v1.SecondFactorService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class SecondFactorService:
+    """Second factor: TOTP (RFC 6238) with recovery codes.
+    """
+
+    @staticmethod
+    def EnrollTotp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.SecondFactorService/EnrollTotp',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.EnrollTotpRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.EnrollTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmTotp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.SecondFactorService/ConfirmTotp',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ConfirmTotpRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ConfirmTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableTotp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.SecondFactorService/DisableTotp',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DisableTotpRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DisableTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSecondFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.SecondFactorService/GetSecondFactor',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetSecondFactorRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetSecondFactorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.SecondFactorService/FinishLogin',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishLoginRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class OidcServiceStub:
+    """Login at external identity providers: OpenID Connect, authorization code with PKCE.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListProviders = channel.unary_unary(
+                '/wireroom_protos.auth.v1.OidcService/ListProviders',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListProvidersRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListProvidersResponse.FromString,
+                _registered_method=True)
+        self.StartOidc = channel.unary_unary(
+                '/wireroom_protos.auth.v1.OidcService/StartOidc',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartOidcRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartOidcResponse.FromString,
+                _registered_method=True)
+        self.FinishOidc = channel.unary_unary(
+                '/wireroom_protos.auth.v1.OidcService/FinishOidc',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishOidcRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishOidcResponse.FromString,
+                _registered_method=True)
+
+
+class OidcServiceServicer:
+    """Login at external identity providers: OpenID Connect, authorization code with PKCE.
+    """
+
+    def ListProviders(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartOidc(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishOidc(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_OidcServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListProviders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProviders,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListProvidersRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListProvidersResponse.SerializeToString,
+            ),
+            'StartOidc': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartOidc,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartOidcRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartOidcResponse.SerializeToString,
+            ),
+            'FinishOidc': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishOidc,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishOidcRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishOidcResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'wireroom_protos.auth.v1.OidcService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('wireroom_protos.auth.v1.OidcService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class OidcService:
+    """Login at external identity providers: OpenID Connect, authorization code with PKCE.
+    """
+
+    @staticmethod
+    def ListProviders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.OidcService/ListProviders',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListProvidersRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListProvidersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartOidc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.OidcService/StartOidc',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartOidcRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.StartOidcResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishOidc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.OidcService/FinishOidc',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishOidcRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.FinishOidcResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class DirectoryServiceStub:
+    """Users, roles, invitations and tenants. All but tenants within the caller's tenant.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateUser = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/CreateUser',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateUserRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateUserResponse.FromString,
+                _registered_method=True)
+        self.GetUser = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/GetUser',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetUserRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetUserResponse.FromString,
+                _registered_method=True)
+        self.ListUsers = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/ListUsers',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListUsersRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
+        self.UpdateUser = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/UpdateUser',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateUserRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateUserResponse.FromString,
+                _registered_method=True)
+        self.DeleteUser = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/DeleteUser',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteUserRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteUserResponse.FromString,
+                _registered_method=True)
+        self.CreateInvitation = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/CreateInvitation',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateInvitationRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateInvitationResponse.FromString,
+                _registered_method=True)
+        self.ListInvitations = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/ListInvitations',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListInvitationsRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListInvitationsResponse.FromString,
+                _registered_method=True)
+        self.RevokeInvitation = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/RevokeInvitation',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeInvitationRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeInvitationResponse.FromString,
+                _registered_method=True)
+        self.PutRole = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/PutRole',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.PutRoleRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.PutRoleResponse.FromString,
+                _registered_method=True)
+        self.ListRoles = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/ListRoles',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRolesRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRolesResponse.FromString,
+                _registered_method=True)
+        self.DeleteRole = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/DeleteRole',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteRoleRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteRoleResponse.FromString,
+                _registered_method=True)
+        self.CreateTenant = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/CreateTenant',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateTenantRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateTenantResponse.FromString,
+                _registered_method=True)
+        self.ListTenants = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/ListTenants',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListTenantsRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListTenantsResponse.FromString,
+                _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/wireroom_protos.auth.v1.DirectoryService/UpdateTenant',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateTenantResponse.FromString,
+                _registered_method=True)
+
+
+class DirectoryServiceServicer:
+    """Users, roles, invitations and tenants. All but tenants within the caller's tenant.
+    """
+
+    def CreateUser(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUser(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsers(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateUser(self, request, context):
+        """Changes name, roles, or whether the user may sign in; raises the epoch when rights change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUser(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateInvitation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInvitations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeInvitation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutRole(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoles(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRole(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTenant(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenants(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTenant(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DirectoryServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateUser,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateUserRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateUserResponse.SerializeToString,
+            ),
+            'GetUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUser,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetUserRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetUserResponse.SerializeToString,
+            ),
+            'ListUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsers,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListUsersRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'UpdateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUser,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateUserRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateUserResponse.SerializeToString,
+            ),
+            'DeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUser,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteUserRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'CreateInvitation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateInvitation,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateInvitationRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateInvitationResponse.SerializeToString,
+            ),
+            'ListInvitations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInvitations,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListInvitationsRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListInvitationsResponse.SerializeToString,
+            ),
+            'RevokeInvitation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeInvitation,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeInvitationRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeInvitationResponse.SerializeToString,
+            ),
+            'PutRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutRole,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.PutRoleRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.PutRoleResponse.SerializeToString,
+            ),
+            'ListRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoles,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRolesRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRolesResponse.SerializeToString,
+            ),
+            'DeleteRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRole,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteRoleRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteRoleResponse.SerializeToString,
+            ),
+            'CreateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTenant,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateTenantRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateTenantResponse.SerializeToString,
+            ),
+            'ListTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenants,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListTenantsRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateTenantResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'wireroom_protos.auth.v1.DirectoryService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('wireroom_protos.auth.v1.DirectoryService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class DirectoryService:
+    """Users, roles, invitations and tenants. All but tenants within the caller's tenant.
+    """
+
+    @staticmethod
+    def CreateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/CreateUser',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateUserRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/GetUser',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetUserRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/ListUsers',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListUsersRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/UpdateUser',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateUserRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/DeleteUser',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteUserRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateInvitation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/CreateInvitation',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateInvitationRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateInvitationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInvitations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/ListInvitations',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListInvitationsRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListInvitationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeInvitation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/RevokeInvitation',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeInvitationRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeInvitationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/PutRole',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.PutRoleRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.PutRoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/ListRoles',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRolesRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListRolesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/DeleteRole',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteRoleRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.DeleteRoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/CreateTenant',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateTenantRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.CreateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/ListTenants',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListTenantsRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.DirectoryService/UpdateTenant',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateTenantRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AuditServiceStub:
+    """The audit trail: one hash chain per tenant.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.QueryAudit = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuditService/QueryAudit',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.QueryAuditRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.QueryAuditResponse.FromString,
+                _registered_method=True)
+        self.VerifyChain = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AuditService/VerifyChain',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyChainRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyChainResponse.FromString,
+                _registered_method=True)
+
+
+class AuditServiceServicer:
+    """The audit trail: one hash chain per tenant.
+    """
+
+    def QueryAudit(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyChain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AuditServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'QueryAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryAudit,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.QueryAuditRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.QueryAuditResponse.SerializeToString,
+            ),
+            'VerifyChain': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyChain,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyChainRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyChainResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'wireroom_protos.auth.v1.AuditService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('wireroom_protos.auth.v1.AuditService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AuditService:
+    """The audit trail: one hash chain per tenant.
+    """
+
+    @staticmethod
+    def QueryAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuditService/QueryAudit',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.QueryAuditRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.QueryAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyChain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AuditService/VerifyChain',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyChainRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.VerifyChainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AddressServiceStub:
+    """Blocked client addresses. The gateway counts violations and reports; the blocks live here.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.BlockAddress = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AddressService/BlockAddress',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.BlockAddressRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.BlockAddressResponse.FromString,
+                _registered_method=True)
+        self.ListBlocks = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AddressService/ListBlocks',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListBlocksRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListBlocksResponse.FromString,
+                _registered_method=True)
+        self.LiftBlock = channel.unary_unary(
+                '/wireroom_protos.auth.v1.AddressService/LiftBlock',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LiftBlockRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LiftBlockResponse.FromString,
+                _registered_method=True)
+
+
+class AddressServiceServicer:
+    """Blocked client addresses. The gateway counts violations and reports; the blocks live here.
+    """
+
+    def BlockAddress(self, request, context):
+        """Called by the gateway itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBlocks(self, request, context):
+        """Blocks that are in force; also the gateway's resynchronisation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LiftBlock(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AddressServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'BlockAddress': grpc.unary_unary_rpc_method_handler(
+                    servicer.BlockAddress,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.BlockAddressRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.BlockAddressResponse.SerializeToString,
+            ),
+            'ListBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBlocks,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListBlocksRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListBlocksResponse.SerializeToString,
+            ),
+            'LiftBlock': grpc.unary_unary_rpc_method_handler(
+                    servicer.LiftBlock,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LiftBlockRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LiftBlockResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'wireroom_protos.auth.v1.AddressService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('wireroom_protos.auth.v1.AddressService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AddressService:
+    """Blocked client addresses. The gateway counts violations and reports; the blocks live here.
+    """
+
+    @staticmethod
+    def BlockAddress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AddressService/BlockAddress',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.BlockAddressRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.BlockAddressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AddressService/ListBlocks',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListBlocksRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.ListBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LiftBlock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.AddressService/LiftBlock',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LiftBlockRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.LiftBlockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class KeyMaterialServiceStub:
+    """Key material.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.RotateSigningKey = channel.unary_unary(
+                '/wireroom_protos.auth.v1.KeyMaterialService/RotateSigningKey',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
+
+
+class KeyMaterialServiceServicer:
+    """Key material.
+    """
+
+    def RotateSigningKey(self, request, context):
+        """A new signing key signs from now on; the old one stays published until its last token has expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_KeyMaterialServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'wireroom_protos.auth.v1.KeyMaterialService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('wireroom_protos.auth.v1.KeyMaterialService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class KeyMaterialService:
+    """Key material.
+    """
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.KeyMaterialService/RotateSigningKey',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ApiKeyServiceStub:
     """Missing associated documentation comment in .proto file."""
@@ -383,6 +2221,21 @@ class ApiKeyServiceStub:
                 '/wireroom_protos.auth.v1.ApiKeyService/RevokeKey',
                 request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyResponse.FromString,
+                _registered_method=True)
+        self.GetKey = channel.unary_unary(
+                '/wireroom_protos.auth.v1.ApiKeyService/GetKey',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetKeyRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetKeyResponse.FromString,
+                _registered_method=True)
+        self.UpdateKey = channel.unary_unary(
+                '/wireroom_protos.auth.v1.ApiKeyService/UpdateKey',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateKeyRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/wireroom_protos.auth.v1.ApiKeyService/RotateKey',
+                request_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateKeyResponse.FromString,
                 _registered_method=True)
         self.VerifyKey = channel.unary_unary(
                 '/wireroom_protos.auth.v1.ApiKeyService/VerifyKey',
@@ -412,6 +2265,25 @@ class ApiKeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKey(self, request, context):
+        """A new secret for the same key; the old one stays valid for the overlap.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def VerifyKey(self, request, context):
         """Called by the gateway with an anonymous principal; UNAUTHENTICATED for anything but a live key.
         """
@@ -436,6 +2308,21 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     servicer.RevokeKey,
                     request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyRequest.FromString,
                     response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'GetKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKey,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetKeyRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetKeyResponse.SerializeToString,
+            ),
+            'UpdateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKey,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateKeyRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateKeyResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateKeyRequest.FromString,
+                    response_serializer=wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateKeyResponse.SerializeToString,
             ),
             'VerifyKey': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyKey,
@@ -524,6 +2411,87 @@ class ApiKeyService:
             '/wireroom_protos.auth.v1.ApiKeyService/RevokeKey',
             wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyRequest.SerializeToString,
             wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.ApiKeyService/GetKey',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetKeyRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.GetKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.ApiKeyService/UpdateKey',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateKeyRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.UpdateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.auth.v1.ApiKeyService/RotateKey',
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateKeyRequest.SerializeToString,
+            wireroom__protos_dot_auth_dot_v1_dot_auth__pb2.RotateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,7 +42,23 @@ class AuthServiceStub:
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.GetJwksResponse]
     """Public keys for access tokens as a JSON Web Key Set."""
     ListRevocations: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListRevocationsRequest, _auth_pb2.ListRevocationsResponse]
-    """Sessions and keys revoked in the last access-token lifetime; the resynchronisation of the revocation broadcast."""
+    """Sessions and keys revoked, and epochs raised, in the last access-token lifetime; the resynchronisation of the broadcasts."""
+    LogoutAll: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LogoutAllRequest, _auth_pb2.LogoutAllResponse]
+    """Ends all sessions of the calling principal's user and raises the user's epoch."""
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]
+    RevokeSession: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RevokeSessionRequest, _auth_pb2.RevokeSessionResponse]
+    """Ends one session of the calling principal's user."""
+    UpdateMe: _grpc.UnaryUnaryMultiCallable[_auth_pb2.UpdateMeRequest, _auth_pb2.UpdateMeResponse]
+    ChangePassword: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ChangePasswordRequest, _auth_pb2.ChangePasswordResponse]
+    """Needs the present password; ends all other sessions and raises the epoch."""
+    StartReset: _grpc.UnaryUnaryMultiCallable[_auth_pb2.StartResetRequest, _auth_pb2.StartResetResponse]
+    """Sends a mail with a one-time link if the address has an account; answers alike if it has none."""
+    FinishReset: _grpc.UnaryUnaryMultiCallable[_auth_pb2.FinishResetRequest, _auth_pb2.FinishResetResponse]
+    SendVerification: _grpc.UnaryUnaryMultiCallable[_auth_pb2.SendVerificationRequest, _auth_pb2.SendVerificationResponse]
+    """Sends the mail that verifies the caller's address again."""
+    VerifyEmail: _grpc.UnaryUnaryMultiCallable[_auth_pb2.VerifyEmailRequest, _auth_pb2.VerifyEmailResponse]
+    IssueToken: _grpc.UnaryUnaryMultiCallable[_auth_pb2.IssueTokenRequest, _auth_pb2.IssueTokenResponse]
+    """OAuth 2 client credentials: an API key's id and secret for a short-lived access token."""
 
 @_typing.type_check_only
 class AuthServiceAsyncStub(AuthServiceStub):
@@ -58,7 +74,23 @@ class AuthServiceAsyncStub(AuthServiceStub):
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.GetJwksResponse]  # type: ignore[assignment]
     """Public keys for access tokens as a JSON Web Key Set."""
     ListRevocations: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListRevocationsRequest, _auth_pb2.ListRevocationsResponse]  # type: ignore[assignment]
-    """Sessions and keys revoked in the last access-token lifetime; the resynchronisation of the revocation broadcast."""
+    """Sessions and keys revoked, and epochs raised, in the last access-token lifetime; the resynchronisation of the broadcasts."""
+    LogoutAll: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutAllRequest, _auth_pb2.LogoutAllResponse]  # type: ignore[assignment]
+    """Ends all sessions of the calling principal's user and raises the user's epoch."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    RevokeSession: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeSessionRequest, _auth_pb2.RevokeSessionResponse]  # type: ignore[assignment]
+    """Ends one session of the calling principal's user."""
+    UpdateMe: _aio.UnaryUnaryMultiCallable[_auth_pb2.UpdateMeRequest, _auth_pb2.UpdateMeResponse]  # type: ignore[assignment]
+    ChangePassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ChangePasswordRequest, _auth_pb2.ChangePasswordResponse]  # type: ignore[assignment]
+    """Needs the present password; ends all other sessions and raises the epoch."""
+    StartReset: _aio.UnaryUnaryMultiCallable[_auth_pb2.StartResetRequest, _auth_pb2.StartResetResponse]  # type: ignore[assignment]
+    """Sends a mail with a one-time link if the address has an account; answers alike if it has none."""
+    FinishReset: _aio.UnaryUnaryMultiCallable[_auth_pb2.FinishResetRequest, _auth_pb2.FinishResetResponse]  # type: ignore[assignment]
+    SendVerification: _aio.UnaryUnaryMultiCallable[_auth_pb2.SendVerificationRequest, _auth_pb2.SendVerificationResponse]  # type: ignore[assignment]
+    """Sends the mail that verifies the caller's address again."""
+    VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyEmailRequest, _auth_pb2.VerifyEmailResponse]  # type: ignore[assignment]
+    IssueToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.IssueTokenRequest, _auth_pb2.IssueTokenResponse]  # type: ignore[assignment]
+    """OAuth 2 client credentials: an API key's id and secret for a short-lived access token."""
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -113,9 +145,469 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.ListRevocationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ListRevocationsResponse, _abc.Awaitable[_auth_pb2.ListRevocationsResponse]]:
-        """Sessions and keys revoked in the last access-token lifetime; the resynchronisation of the revocation broadcast."""
+        """Sessions and keys revoked, and epochs raised, in the last access-token lifetime; the resynchronisation of the broadcasts."""
+
+    @_abc_1.abstractmethod
+    def LogoutAll(
+        self,
+        request: _auth_pb2.LogoutAllRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.LogoutAllResponse, _abc.Awaitable[_auth_pb2.LogoutAllResponse]]:
+        """Ends all sessions of the calling principal's user and raises the user's epoch."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _auth_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListSessionsResponse, _abc.Awaitable[_auth_pb2.ListSessionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeSession(
+        self,
+        request: _auth_pb2.RevokeSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.RevokeSessionResponse, _abc.Awaitable[_auth_pb2.RevokeSessionResponse]]:
+        """Ends one session of the calling principal's user."""
+
+    @_abc_1.abstractmethod
+    def UpdateMe(
+        self,
+        request: _auth_pb2.UpdateMeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.UpdateMeResponse, _abc.Awaitable[_auth_pb2.UpdateMeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ChangePassword(
+        self,
+        request: _auth_pb2.ChangePasswordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ChangePasswordResponse, _abc.Awaitable[_auth_pb2.ChangePasswordResponse]]:
+        """Needs the present password; ends all other sessions and raises the epoch."""
+
+    @_abc_1.abstractmethod
+    def StartReset(
+        self,
+        request: _auth_pb2.StartResetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.StartResetResponse, _abc.Awaitable[_auth_pb2.StartResetResponse]]:
+        """Sends a mail with a one-time link if the address has an account; answers alike if it has none."""
+
+    @_abc_1.abstractmethod
+    def FinishReset(
+        self,
+        request: _auth_pb2.FinishResetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.FinishResetResponse, _abc.Awaitable[_auth_pb2.FinishResetResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SendVerification(
+        self,
+        request: _auth_pb2.SendVerificationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.SendVerificationResponse, _abc.Awaitable[_auth_pb2.SendVerificationResponse]]:
+        """Sends the mail that verifies the caller's address again."""
+
+    @_abc_1.abstractmethod
+    def VerifyEmail(
+        self,
+        request: _auth_pb2.VerifyEmailRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.VerifyEmailResponse, _abc.Awaitable[_auth_pb2.VerifyEmailResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def IssueToken(
+        self,
+        request: _auth_pb2.IssueTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.IssueTokenResponse, _abc.Awaitable[_auth_pb2.IssueTokenResponse]]:
+        """OAuth 2 client credentials: an API key's id and secret for a short-lived access token."""
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class SecondFactorServiceStub:
+    """Second factor: TOTP (RFC 6238) with recovery codes."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> SecondFactorServiceAsyncStub: ...
+    EnrollTotp: _grpc.UnaryUnaryMultiCallable[_auth_pb2.EnrollTotpRequest, _auth_pb2.EnrollTotpResponse]
+    ConfirmTotp: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ConfirmTotpRequest, _auth_pb2.ConfirmTotpResponse]
+    """Proves possession and switches the factor on; returns the recovery codes, once."""
+    DisableTotp: _grpc.UnaryUnaryMultiCallable[_auth_pb2.DisableTotpRequest, _auth_pb2.DisableTotpResponse]
+    GetSecondFactor: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetSecondFactorRequest, _auth_pb2.GetSecondFactorResponse]
+    FinishLogin: _grpc.UnaryUnaryMultiCallable[_auth_pb2.FinishLoginRequest, _auth_pb2.FinishLoginResponse]
+    """Second step of a login that answered with `mfa_token`."""
+
+@_typing.type_check_only
+class SecondFactorServiceAsyncStub(SecondFactorServiceStub):
+    """Second factor: TOTP (RFC 6238) with recovery codes."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    EnrollTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.EnrollTotpRequest, _auth_pb2.EnrollTotpResponse]  # type: ignore[assignment]
+    ConfirmTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.ConfirmTotpRequest, _auth_pb2.ConfirmTotpResponse]  # type: ignore[assignment]
+    """Proves possession and switches the factor on; returns the recovery codes, once."""
+    DisableTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.DisableTotpRequest, _auth_pb2.DisableTotpResponse]  # type: ignore[assignment]
+    GetSecondFactor: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetSecondFactorRequest, _auth_pb2.GetSecondFactorResponse]  # type: ignore[assignment]
+    FinishLogin: _aio.UnaryUnaryMultiCallable[_auth_pb2.FinishLoginRequest, _auth_pb2.FinishLoginResponse]  # type: ignore[assignment]
+    """Second step of a login that answered with `mfa_token`."""
+
+class SecondFactorServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Second factor: TOTP (RFC 6238) with recovery codes."""
+
+    @_abc_1.abstractmethod
+    def EnrollTotp(
+        self,
+        request: _auth_pb2.EnrollTotpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.EnrollTotpResponse, _abc.Awaitable[_auth_pb2.EnrollTotpResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ConfirmTotp(
+        self,
+        request: _auth_pb2.ConfirmTotpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ConfirmTotpResponse, _abc.Awaitable[_auth_pb2.ConfirmTotpResponse]]:
+        """Proves possession and switches the factor on; returns the recovery codes, once."""
+
+    @_abc_1.abstractmethod
+    def DisableTotp(
+        self,
+        request: _auth_pb2.DisableTotpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.DisableTotpResponse, _abc.Awaitable[_auth_pb2.DisableTotpResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetSecondFactor(
+        self,
+        request: _auth_pb2.GetSecondFactorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.GetSecondFactorResponse, _abc.Awaitable[_auth_pb2.GetSecondFactorResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def FinishLogin(
+        self,
+        request: _auth_pb2.FinishLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.FinishLoginResponse, _abc.Awaitable[_auth_pb2.FinishLoginResponse]]:
+        """Second step of a login that answered with `mfa_token`."""
+
+def add_SecondFactorServiceServicer_to_server(servicer: SecondFactorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class OidcServiceStub:
+    """Login at external identity providers: OpenID Connect, authorization code with PKCE."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> OidcServiceAsyncStub: ...
+    ListProviders: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListProvidersRequest, _auth_pb2.ListProvidersResponse]
+    StartOidc: _grpc.UnaryUnaryMultiCallable[_auth_pb2.StartOidcRequest, _auth_pb2.StartOidcResponse]
+    FinishOidc: _grpc.UnaryUnaryMultiCallable[_auth_pb2.FinishOidcRequest, _auth_pb2.FinishOidcResponse]
+
+@_typing.type_check_only
+class OidcServiceAsyncStub(OidcServiceStub):
+    """Login at external identity providers: OpenID Connect, authorization code with PKCE."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListProviders: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListProvidersRequest, _auth_pb2.ListProvidersResponse]  # type: ignore[assignment]
+    StartOidc: _aio.UnaryUnaryMultiCallable[_auth_pb2.StartOidcRequest, _auth_pb2.StartOidcResponse]  # type: ignore[assignment]
+    FinishOidc: _aio.UnaryUnaryMultiCallable[_auth_pb2.FinishOidcRequest, _auth_pb2.FinishOidcResponse]  # type: ignore[assignment]
+
+class OidcServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Login at external identity providers: OpenID Connect, authorization code with PKCE."""
+
+    @_abc_1.abstractmethod
+    def ListProviders(
+        self,
+        request: _auth_pb2.ListProvidersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListProvidersResponse, _abc.Awaitable[_auth_pb2.ListProvidersResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StartOidc(
+        self,
+        request: _auth_pb2.StartOidcRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.StartOidcResponse, _abc.Awaitable[_auth_pb2.StartOidcResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def FinishOidc(
+        self,
+        request: _auth_pb2.FinishOidcRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.FinishOidcResponse, _abc.Awaitable[_auth_pb2.FinishOidcResponse]]: ...
+
+def add_OidcServiceServicer_to_server(servicer: OidcServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class DirectoryServiceStub:
+    """Users, roles, invitations and tenants. All but tenants within the caller's tenant."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DirectoryServiceAsyncStub: ...
+    CreateUser: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateUserRequest, _auth_pb2.CreateUserResponse]
+    GetUser: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetUserRequest, _auth_pb2.GetUserResponse]
+    ListUsers: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]
+    UpdateUser: _grpc.UnaryUnaryMultiCallable[_auth_pb2.UpdateUserRequest, _auth_pb2.UpdateUserResponse]
+    """Changes name, roles, or whether the user may sign in; raises the epoch when rights change."""
+    DeleteUser: _grpc.UnaryUnaryMultiCallable[_auth_pb2.DeleteUserRequest, _auth_pb2.DeleteUserResponse]
+    CreateInvitation: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateInvitationRequest, _auth_pb2.CreateInvitationResponse]
+    ListInvitations: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListInvitationsRequest, _auth_pb2.ListInvitationsResponse]
+    RevokeInvitation: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RevokeInvitationRequest, _auth_pb2.RevokeInvitationResponse]
+    PutRole: _grpc.UnaryUnaryMultiCallable[_auth_pb2.PutRoleRequest, _auth_pb2.PutRoleResponse]
+    ListRoles: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListRolesRequest, _auth_pb2.ListRolesResponse]
+    DeleteRole: _grpc.UnaryUnaryMultiCallable[_auth_pb2.DeleteRoleRequest, _auth_pb2.DeleteRoleResponse]
+    CreateTenant: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateTenantRequest, _auth_pb2.CreateTenantResponse]
+    ListTenants: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListTenantsRequest, _auth_pb2.ListTenantsResponse]
+    UpdateTenant: _grpc.UnaryUnaryMultiCallable[_auth_pb2.UpdateTenantRequest, _auth_pb2.UpdateTenantResponse]
+
+@_typing.type_check_only
+class DirectoryServiceAsyncStub(DirectoryServiceStub):
+    """Users, roles, invitations and tenants. All but tenants within the caller's tenant."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateUser: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateUserRequest, _auth_pb2.CreateUserResponse]  # type: ignore[assignment]
+    GetUser: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetUserRequest, _auth_pb2.GetUserResponse]  # type: ignore[assignment]
+    ListUsers: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]  # type: ignore[assignment]
+    UpdateUser: _aio.UnaryUnaryMultiCallable[_auth_pb2.UpdateUserRequest, _auth_pb2.UpdateUserResponse]  # type: ignore[assignment]
+    """Changes name, roles, or whether the user may sign in; raises the epoch when rights change."""
+    DeleteUser: _aio.UnaryUnaryMultiCallable[_auth_pb2.DeleteUserRequest, _auth_pb2.DeleteUserResponse]  # type: ignore[assignment]
+    CreateInvitation: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateInvitationRequest, _auth_pb2.CreateInvitationResponse]  # type: ignore[assignment]
+    ListInvitations: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListInvitationsRequest, _auth_pb2.ListInvitationsResponse]  # type: ignore[assignment]
+    RevokeInvitation: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeInvitationRequest, _auth_pb2.RevokeInvitationResponse]  # type: ignore[assignment]
+    PutRole: _aio.UnaryUnaryMultiCallable[_auth_pb2.PutRoleRequest, _auth_pb2.PutRoleResponse]  # type: ignore[assignment]
+    ListRoles: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListRolesRequest, _auth_pb2.ListRolesResponse]  # type: ignore[assignment]
+    DeleteRole: _aio.UnaryUnaryMultiCallable[_auth_pb2.DeleteRoleRequest, _auth_pb2.DeleteRoleResponse]  # type: ignore[assignment]
+    CreateTenant: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateTenantRequest, _auth_pb2.CreateTenantResponse]  # type: ignore[assignment]
+    ListTenants: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListTenantsRequest, _auth_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    UpdateTenant: _aio.UnaryUnaryMultiCallable[_auth_pb2.UpdateTenantRequest, _auth_pb2.UpdateTenantResponse]  # type: ignore[assignment]
+
+class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Users, roles, invitations and tenants. All but tenants within the caller's tenant."""
+
+    @_abc_1.abstractmethod
+    def CreateUser(
+        self,
+        request: _auth_pb2.CreateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.CreateUserResponse, _abc.Awaitable[_auth_pb2.CreateUserResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetUser(
+        self,
+        request: _auth_pb2.GetUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.GetUserResponse, _abc.Awaitable[_auth_pb2.GetUserResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListUsers(
+        self,
+        request: _auth_pb2.ListUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListUsersResponse, _abc.Awaitable[_auth_pb2.ListUsersResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UpdateUser(
+        self,
+        request: _auth_pb2.UpdateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.UpdateUserResponse, _abc.Awaitable[_auth_pb2.UpdateUserResponse]]:
+        """Changes name, roles, or whether the user may sign in; raises the epoch when rights change."""
+
+    @_abc_1.abstractmethod
+    def DeleteUser(
+        self,
+        request: _auth_pb2.DeleteUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.DeleteUserResponse, _abc.Awaitable[_auth_pb2.DeleteUserResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CreateInvitation(
+        self,
+        request: _auth_pb2.CreateInvitationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.CreateInvitationResponse, _abc.Awaitable[_auth_pb2.CreateInvitationResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListInvitations(
+        self,
+        request: _auth_pb2.ListInvitationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListInvitationsResponse, _abc.Awaitable[_auth_pb2.ListInvitationsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeInvitation(
+        self,
+        request: _auth_pb2.RevokeInvitationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.RevokeInvitationResponse, _abc.Awaitable[_auth_pb2.RevokeInvitationResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PutRole(
+        self,
+        request: _auth_pb2.PutRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.PutRoleResponse, _abc.Awaitable[_auth_pb2.PutRoleResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListRoles(
+        self,
+        request: _auth_pb2.ListRolesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListRolesResponse, _abc.Awaitable[_auth_pb2.ListRolesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteRole(
+        self,
+        request: _auth_pb2.DeleteRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.DeleteRoleResponse, _abc.Awaitable[_auth_pb2.DeleteRoleResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CreateTenant(
+        self,
+        request: _auth_pb2.CreateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.CreateTenantResponse, _abc.Awaitable[_auth_pb2.CreateTenantResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListTenants(
+        self,
+        request: _auth_pb2.ListTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListTenantsResponse, _abc.Awaitable[_auth_pb2.ListTenantsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UpdateTenant(
+        self,
+        request: _auth_pb2.UpdateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.UpdateTenantResponse, _abc.Awaitable[_auth_pb2.UpdateTenantResponse]]: ...
+
+def add_DirectoryServiceServicer_to_server(servicer: DirectoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class AuditServiceStub:
+    """The audit trail: one hash chain per tenant."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
+    QueryAudit: _grpc.UnaryUnaryMultiCallable[_auth_pb2.QueryAuditRequest, _auth_pb2.QueryAuditResponse]
+    VerifyChain: _grpc.UnaryUnaryMultiCallable[_auth_pb2.VerifyChainRequest, _auth_pb2.VerifyChainResponse]
+
+@_typing.type_check_only
+class AuditServiceAsyncStub(AuditServiceStub):
+    """The audit trail: one hash chain per tenant."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    QueryAudit: _aio.UnaryUnaryMultiCallable[_auth_pb2.QueryAuditRequest, _auth_pb2.QueryAuditResponse]  # type: ignore[assignment]
+    VerifyChain: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyChainRequest, _auth_pb2.VerifyChainResponse]  # type: ignore[assignment]
+
+class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The audit trail: one hash chain per tenant."""
+
+    @_abc_1.abstractmethod
+    def QueryAudit(
+        self,
+        request: _auth_pb2.QueryAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.QueryAuditResponse, _abc.Awaitable[_auth_pb2.QueryAuditResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def VerifyChain(
+        self,
+        request: _auth_pb2.VerifyChainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.VerifyChainResponse, _abc.Awaitable[_auth_pb2.VerifyChainResponse]]: ...
+
+def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class AddressServiceStub:
+    """Blocked client addresses. The gateway counts violations and reports; the blocks live here."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AddressServiceAsyncStub: ...
+    BlockAddress: _grpc.UnaryUnaryMultiCallable[_auth_pb2.BlockAddressRequest, _auth_pb2.BlockAddressResponse]
+    """Called by the gateway itself."""
+    ListBlocks: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListBlocksRequest, _auth_pb2.ListBlocksResponse]
+    """Blocks that are in force; also the gateway's resynchronisation."""
+    LiftBlock: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LiftBlockRequest, _auth_pb2.LiftBlockResponse]
+
+@_typing.type_check_only
+class AddressServiceAsyncStub(AddressServiceStub):
+    """Blocked client addresses. The gateway counts violations and reports; the blocks live here."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    BlockAddress: _aio.UnaryUnaryMultiCallable[_auth_pb2.BlockAddressRequest, _auth_pb2.BlockAddressResponse]  # type: ignore[assignment]
+    """Called by the gateway itself."""
+    ListBlocks: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListBlocksRequest, _auth_pb2.ListBlocksResponse]  # type: ignore[assignment]
+    """Blocks that are in force; also the gateway's resynchronisation."""
+    LiftBlock: _aio.UnaryUnaryMultiCallable[_auth_pb2.LiftBlockRequest, _auth_pb2.LiftBlockResponse]  # type: ignore[assignment]
+
+class AddressServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Blocked client addresses. The gateway counts violations and reports; the blocks live here."""
+
+    @_abc_1.abstractmethod
+    def BlockAddress(
+        self,
+        request: _auth_pb2.BlockAddressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.BlockAddressResponse, _abc.Awaitable[_auth_pb2.BlockAddressResponse]]:
+        """Called by the gateway itself."""
+
+    @_abc_1.abstractmethod
+    def ListBlocks(
+        self,
+        request: _auth_pb2.ListBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListBlocksResponse, _abc.Awaitable[_auth_pb2.ListBlocksResponse]]:
+        """Blocks that are in force; also the gateway's resynchronisation."""
+
+    @_abc_1.abstractmethod
+    def LiftBlock(
+        self,
+        request: _auth_pb2.LiftBlockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.LiftBlockResponse, _abc.Awaitable[_auth_pb2.LiftBlockResponse]]: ...
+
+def add_AddressServiceServicer_to_server(servicer: AddressServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class KeyMaterialServiceStub:
+    """Key material."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> KeyMaterialServiceAsyncStub: ...
+    RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.RotateSigningKeyResponse]
+    """A new signing key signs from now on; the old one stays published until its last token has expired."""
+
+@_typing.type_check_only
+class KeyMaterialServiceAsyncStub(KeyMaterialServiceStub):
+    """Key material."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
+    """A new signing key signs from now on; the old one stays published until its last token has expired."""
+
+class KeyMaterialServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Key material."""
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _auth_pb2.RotateSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.RotateSigningKeyResponse, _abc.Awaitable[_auth_pb2.RotateSigningKeyResponse]]:
+        """A new signing key signs from now on; the old one stays published until its last token has expired."""
+
+def add_KeyMaterialServiceServicer_to_server(servicer: KeyMaterialServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ApiKeyServiceStub:
     @_typing.overload
@@ -125,6 +617,10 @@ class ApiKeyServiceStub:
     CreateKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateKeyRequest, _auth_pb2.CreateKeyResponse]
     ListKeys: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListKeysRequest, _auth_pb2.ListKeysResponse]
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RevokeKeyRequest, _auth_pb2.RevokeKeyResponse]
+    GetKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetKeyRequest, _auth_pb2.GetKeyResponse]
+    UpdateKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.UpdateKeyRequest, _auth_pb2.UpdateKeyResponse]
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RotateKeyRequest, _auth_pb2.RotateKeyResponse]
+    """A new secret for the same key; the old one stays valid for the overlap."""
     VerifyKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.VerifyKeyRequest, _auth_pb2.VerifyKeyResponse]
     """Called by the gateway with an anonymous principal; UNAUTHENTICATED for anything but a live key."""
 
@@ -134,6 +630,10 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     CreateKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateKeyRequest, _auth_pb2.CreateKeyResponse]  # type: ignore[assignment]
     ListKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListKeysRequest, _auth_pb2.ListKeysResponse]  # type: ignore[assignment]
     RevokeKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeKeyRequest, _auth_pb2.RevokeKeyResponse]  # type: ignore[assignment]
+    GetKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetKeyRequest, _auth_pb2.GetKeyResponse]  # type: ignore[assignment]
+    UpdateKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.UpdateKeyRequest, _auth_pb2.UpdateKeyResponse]  # type: ignore[assignment]
+    RotateKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateKeyRequest, _auth_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """A new secret for the same key; the old one stays valid for the overlap."""
     VerifyKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyKeyRequest, _auth_pb2.VerifyKeyResponse]  # type: ignore[assignment]
     """Called by the gateway with an anonymous principal; UNAUTHENTICATED for anything but a live key."""
 
@@ -158,6 +658,28 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.RevokeKeyResponse, _abc.Awaitable[_auth_pb2.RevokeKeyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetKey(
+        self,
+        request: _auth_pb2.GetKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.GetKeyResponse, _abc.Awaitable[_auth_pb2.GetKeyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UpdateKey(
+        self,
+        request: _auth_pb2.UpdateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.UpdateKeyResponse, _abc.Awaitable[_auth_pb2.UpdateKeyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _auth_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.RotateKeyResponse, _abc.Awaitable[_auth_pb2.RotateKeyResponse]]:
+        """A new secret for the same key; the old one stays valid for the overlap."""
 
     @_abc_1.abstractmethod
     def VerifyKey(

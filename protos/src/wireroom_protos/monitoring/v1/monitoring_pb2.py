@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.wireroom_protos/monitoring/v1/monitoring.proto\x12\x1dwireroom_protos.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetStatsRequest\")\n\nEventCount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xaf\x02\n\x10GetStatsResponse\x12\x19\n\x11\x64ocuments_indexed\x18\x01 \x01(\x03\x12\x18\n\x10\x64ocuments_failed\x18\x02 \x01(\x03\x12\x19\n\x11\x61rticles_ingested\x18\x03 \x01(\x03\x12\x13\n\x0b\x66\x65\x65\x64s_added\x18\x04 \x01(\x03\x12\x13\n\x0b\x63ompletions\x18\x05 \x01(\x03\x12\x11\n\ttokens_in\x18\x06 \x01(\x03\x12\x12\n\ntokens_out\x18\x07 \x01(\x03\x12\x18\n\x10logins_succeeded\x18\x08 \x01(\x03\x12\x15\n\rlogins_failed\x18\t \x01(\x03\x12\x39\n\x06\x65vents\x18\n \x03(\x0b\x32).wireroom_protos.monitoring.v1.EventCount\x12\x0e\n\x06offset\x18\x0b \x01(\x03\"J\n\x11ReadEventsRequest\x12\x14\n\x0c\x61\x66ter_offset\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x0c\n\x04type\x18\x03 \x01(\t\"\x95\x01\n\x0bLoggedEvent\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdata_json\x18\x07 \x01(\t\"e\n\x12ReadEventsResponse\x12:\n\x06\x65vents\x18\x01 \x03(\x0b\x32*.wireroom_protos.monitoring.v1.LoggedEvent\x12\x13\n\x0bnext_offset\x18\x02 \x01(\x03\x32}\n\x0eMetricsService\x12k\n\x08GetStats\x12..wireroom_protos.monitoring.v1.GetStatsRequest\x1a/.wireroom_protos.monitoring.v1.GetStatsResponse2\x84\x01\n\x0f\x45ventLogService\x12q\n\nReadEvents\x12\x30.wireroom_protos.monitoring.v1.ReadEventsRequest\x1a\x31.wireroom_protos.monitoring.v1.ReadEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.wireroom_protos/monitoring/v1/monitoring.proto\x12\x1dwireroom_protos.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetStatsRequest\")\n\nEventCount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xea\x02\n\x10GetStatsResponse\x12\x19\n\x11\x64ocuments_indexed\x18\x01 \x01(\x03\x12\x18\n\x10\x64ocuments_failed\x18\x02 \x01(\x03\x12\x19\n\x11\x61rticles_ingested\x18\x03 \x01(\x03\x12\x13\n\x0b\x66\x65\x65\x64s_added\x18\x04 \x01(\x03\x12\x13\n\x0b\x63ompletions\x18\x05 \x01(\x03\x12\x11\n\ttokens_in\x18\x06 \x01(\x03\x12\x12\n\ntokens_out\x18\x07 \x01(\x03\x12\x18\n\x10logins_succeeded\x18\x08 \x01(\x03\x12\x15\n\rlogins_failed\x18\t \x01(\x03\x12\x39\n\x06\x65vents\x18\n \x03(\x0b\x32).wireroom_protos.monitoring.v1.EventCount\x12\x0e\n\x06offset\x18\x0b \x01(\x03\x12\x39\n\x06routes\x18\x0c \x03(\x0b\x32).wireroom_protos.monitoring.v1.RouteStats\"\x85\x01\n\nRouteStats\x12\r\n\x05route\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12\x15\n\rclient_errors\x18\x04 \x01(\x03\x12\x15\n\rserver_errors\x18\x05 \x01(\x03\x12\x18\n\x10milliseconds_sum\x18\x06 \x01(\x01\"\x81\x01\n\x0bRouteCounts\x12\r\n\x05route\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x14\n\x0cstatus_class\x18\x03 \x01(\x05\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x18\n\x10milliseconds_sum\x18\x05 \x01(\x01\x12\x11\n\ttenant_id\x18\x06 \x01(\t\"\xdf\x01\n\x0eSampledRequest\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05route\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x0e\n\x06status\x18\x05 \x01(\x05\x12\x14\n\x0cmilliseconds\x18\x06 \x01(\x01\x12\x1d\n\x15overhead_milliseconds\x18\x07 \x01(\x01\x12\x18\n\x10principal_sha256\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\"\xac\x01\n\x06Threat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x05\x12\r\n\x05route\x18\x05 \x01(\t\x12\x11\n\tclient_ip\x18\x06 \x01(\t\x12\x15\n\rsample_sha256\x18\x07 \x01(\t\x12\x0f\n\x07\x62locked\x18\x08 \x01(\x08\"\xb4\x01\n\rLimitExceeded\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\x12\x16\n\x0esubject_sha256\x18\x05 \x01(\t\x12\r\n\x05limit\x18\x06 \x01(\x05\x12\x11\n\tclient_ip\x18\x07 \x01(\t\x12\r\n\x05\x63ount\x18\x08 \x01(\x03\"\x96\x02\n\rReportRequest\x12\x11\n\treport_id\x18\x01 \x01(\t\x12:\n\x06routes\x18\x02 \x03(\x0b\x32*.wireroom_protos.monitoring.v1.RouteCounts\x12>\n\x07samples\x18\x03 \x03(\x0b\x32-.wireroom_protos.monitoring.v1.SampledRequest\x12\x36\n\x07threats\x18\x04 \x03(\x0b\x32%.wireroom_protos.monitoring.v1.Threat\x12>\n\x08\x65xceeded\x18\x05 \x03(\x0b\x32,.wireroom_protos.monitoring.v1.LimitExceeded\"\x10\n\x0eReportResponse\"\x14\n\x12GetSecurityRequest\"8\n\tScorePart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06points\x18\x02 \x01(\x05\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"\xcd\x01\n\x13GetSecurityResponse\x12\r\n\x05score\x18\x01 \x01(\x05\x12\x11\n\tthreshold\x18\x02 \x01(\x05\x12\x37\n\x05parts\x18\x03 \x03(\x0b\x32(.wireroom_protos.monitoring.v1.ScorePart\x12\x15\n\rlogins_failed\x18\x04 \x01(\x03\x12\x18\n\x10logins_succeeded\x18\x05 \x01(\x03\x12\x19\n\x11\x61\x64\x64resses_blocked\x18\x06 \x01(\x03\x12\x0f\n\x07threats\x18\x07 \x01(\x03\"J\n\x11ReadEventsRequest\x12\x14\n\x0c\x61\x66ter_offset\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x0c\n\x04type\x18\x03 \x01(\t\"\x95\x01\n\x0bLoggedEvent\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdata_json\x18\x07 \x01(\t\"e\n\x12ReadEventsResponse\x12:\n\x06\x65vents\x18\x01 \x03(\x0b\x32*.wireroom_protos.monitoring.v1.LoggedEvent\x12\x13\n\x0bnext_offset\x18\x02 \x01(\x03\x32\xda\x02\n\x0eMetricsService\x12k\n\x08GetStats\x12..wireroom_protos.monitoring.v1.GetStatsRequest\x1a/.wireroom_protos.monitoring.v1.GetStatsResponse\x12\x65\n\x06Report\x12,.wireroom_protos.monitoring.v1.ReportRequest\x1a-.wireroom_protos.monitoring.v1.ReportResponse\x12t\n\x0bGetSecurity\x12\x31.wireroom_protos.monitoring.v1.GetSecurityRequest\x1a\x32.wireroom_protos.monitoring.v1.GetSecurityResponse2\x84\x01\n\x0f\x45ventLogService\x12q\n\nReadEvents\x12\x30.wireroom_protos.monitoring.v1.ReadEventsRequest\x1a\x31.wireroom_protos.monitoring.v1.ReadEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,15 +37,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTCOUNT']._serialized_start=133
   _globals['_EVENTCOUNT']._serialized_end=174
   _globals['_GETSTATSRESPONSE']._serialized_start=177
-  _globals['_GETSTATSRESPONSE']._serialized_end=480
-  _globals['_READEVENTSREQUEST']._serialized_start=482
-  _globals['_READEVENTSREQUEST']._serialized_end=556
-  _globals['_LOGGEDEVENT']._serialized_start=559
-  _globals['_LOGGEDEVENT']._serialized_end=708
-  _globals['_READEVENTSRESPONSE']._serialized_start=710
-  _globals['_READEVENTSRESPONSE']._serialized_end=811
-  _globals['_METRICSSERVICE']._serialized_start=813
-  _globals['_METRICSSERVICE']._serialized_end=938
-  _globals['_EVENTLOGSERVICE']._serialized_start=941
-  _globals['_EVENTLOGSERVICE']._serialized_end=1073
+  _globals['_GETSTATSRESPONSE']._serialized_end=539
+  _globals['_ROUTESTATS']._serialized_start=542
+  _globals['_ROUTESTATS']._serialized_end=675
+  _globals['_ROUTECOUNTS']._serialized_start=678
+  _globals['_ROUTECOUNTS']._serialized_end=807
+  _globals['_SAMPLEDREQUEST']._serialized_start=810
+  _globals['_SAMPLEDREQUEST']._serialized_end=1033
+  _globals['_THREAT']._serialized_start=1036
+  _globals['_THREAT']._serialized_end=1208
+  _globals['_LIMITEXCEEDED']._serialized_start=1211
+  _globals['_LIMITEXCEEDED']._serialized_end=1391
+  _globals['_REPORTREQUEST']._serialized_start=1394
+  _globals['_REPORTREQUEST']._serialized_end=1672
+  _globals['_REPORTRESPONSE']._serialized_start=1674
+  _globals['_REPORTRESPONSE']._serialized_end=1690
+  _globals['_GETSECURITYREQUEST']._serialized_start=1692
+  _globals['_GETSECURITYREQUEST']._serialized_end=1712
+  _globals['_SCOREPART']._serialized_start=1714
+  _globals['_SCOREPART']._serialized_end=1770
+  _globals['_GETSECURITYRESPONSE']._serialized_start=1773
+  _globals['_GETSECURITYRESPONSE']._serialized_end=1978
+  _globals['_READEVENTSREQUEST']._serialized_start=1980
+  _globals['_READEVENTSREQUEST']._serialized_end=2054
+  _globals['_LOGGEDEVENT']._serialized_start=2057
+  _globals['_LOGGEDEVENT']._serialized_end=2206
+  _globals['_READEVENTSRESPONSE']._serialized_start=2208
+  _globals['_READEVENTSRESPONSE']._serialized_end=2309
+  _globals['_METRICSSERVICE']._serialized_start=2312
+  _globals['_METRICSSERVICE']._serialized_end=2658
+  _globals['_EVENTLOGSERVICE']._serialized_start=2661
+  _globals['_EVENTLOGSERVICE']._serialized_end=2793
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,7 @@ class GetStatsResponse(_message.Message):
     LOGINS_FAILED_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
     documents_indexed: _builtins.int
     documents_failed: _builtins.int
     articles_ingested: _builtins.int
@@ -84,6 +85,8 @@ class GetStatsResponse(_message.Message):
     """Offset of the newest event counted here."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventCount]: ...
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteStats]: ...
     def __init__(
         self,
         *,
@@ -98,14 +101,345 @@ class GetStatsResponse(_message.Message):
         logins_failed: _builtins.int = ...,
         events: _abc.Iterable[Global___EventCount] | None = ...,
         offset: _builtins.int = ...,
+        routes: _abc.Iterable[Global___RouteStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["articles_ingested", b"articles_ingested", "completions", b"completions", "documents_failed", b"documents_failed", "documents_indexed", b"documents_indexed", "events", b"events", "feeds_added", b"feeds_added", "logins_failed", b"logins_failed", "logins_succeeded", b"logins_succeeded", "offset", b"offset", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["articles_ingested", b"articles_ingested", "completions", b"completions", "documents_failed", b"documents_failed", "documents_indexed", b"documents_indexed", "events", b"events", "feeds_added", b"feeds_added", "logins_failed", b"logins_failed", "logins_succeeded", b"logins_succeeded", "offset", b"offset", "routes", b"routes", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class RouteStats(_message.Message):
+    """Requests of one route since the installation began, as far as they were reported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    CLIENT_ERRORS_FIELD_NUMBER: _builtins.int
+    SERVER_ERRORS_FIELD_NUMBER: _builtins.int
+    MILLISECONDS_SUM_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    method: _builtins.str
+    requests: _builtins.int
+    client_errors: _builtins.int
+    server_errors: _builtins.int
+    milliseconds_sum: _builtins.float
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+        method: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        client_errors: _builtins.int = ...,
+        server_errors: _builtins.int = ...,
+        milliseconds_sum: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_errors", b"client_errors", "method", b"method", "milliseconds_sum", b"milliseconds_sum", "requests", b"requests", "route", b"route", "server_errors", b"server_errors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteStats: _TypeAlias = RouteStats  # noqa: Y015
+
+@_typing.final
+class RouteCounts(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    STATUS_CLASS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    MILLISECONDS_SUM_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    method: _builtins.str
+    status_class: _builtins.int
+    """Status class: 2 for 2xx and so on."""
+    requests: _builtins.int
+    milliseconds_sum: _builtins.float
+    tenant_id: _builtins.str
+    """Empty for requests that belong to no tenant."""
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+        method: _builtins.str = ...,
+        status_class: _builtins.int = ...,
+        requests: _builtins.int = ...,
+        milliseconds_sum: _builtins.float = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "milliseconds_sum", b"milliseconds_sum", "requests", b"requests", "route", b"route", "status_class", b"status_class", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteCounts: _TypeAlias = RouteCounts  # noqa: Y015
+
+@_typing.final
+class SampledRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    MILLISECONDS_FIELD_NUMBER: _builtins.int
+    OVERHEAD_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_SHA256_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    route: _builtins.str
+    method: _builtins.str
+    status: _builtins.int
+    milliseconds: _builtins.float
+    overhead_milliseconds: _builtins.float
+    principal_sha256: _builtins.str
+    request_id: _builtins.str
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        tenant_id: _builtins.str = ...,
+        route: _builtins.str = ...,
+        method: _builtins.str = ...,
+        status: _builtins.int = ...,
+        milliseconds: _builtins.float = ...,
+        overhead_milliseconds: _builtins.float = ...,
+        principal_sha256: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "milliseconds", b"milliseconds", "overhead_milliseconds", b"overhead_milliseconds", "principal_sha256", b"principal_sha256", "request_id", b"request_id", "route", b"route", "status", b"status", "tenant_id", b"tenant_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampledRequest: _TypeAlias = SampledRequest  # noqa: Y015
+
+@_typing.final
+class Threat(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    CLIENT_IP_FIELD_NUMBER: _builtins.int
+    SAMPLE_SHA256_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    kind: _builtins.str
+    score: _builtins.int
+    route: _builtins.str
+    client_ip: _builtins.str
+    sample_sha256: _builtins.str
+    blocked: _builtins.bool
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        tenant_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        score: _builtins.int = ...,
+        route: _builtins.str = ...,
+        client_ip: _builtins.str = ...,
+        sample_sha256: _builtins.str = ...,
+        blocked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "client_ip", b"client_ip", "kind", b"kind", "route", b"route", "sample_sha256", b"sample_sha256", "score", b"score", "tenant_id", b"tenant_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Threat: _TypeAlias = Threat  # noqa: Y015
+
+@_typing.final
+class LimitExceeded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_SHA256_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CLIENT_IP_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    bucket: _builtins.str
+    scope: _builtins.str
+    subject_sha256: _builtins.str
+    limit: _builtins.int
+    client_ip: _builtins.str
+    count: _builtins.int
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        tenant_id: _builtins.str = ...,
+        bucket: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        subject_sha256: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        client_ip: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "client_ip", b"client_ip", "count", b"count", "limit", b"limit", "scope", b"scope", "subject_sha256", b"subject_sha256", "tenant_id", b"tenant_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitExceeded: _TypeAlias = LimitExceeded  # noqa: Y015
+
+@_typing.final
+class ReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    THREATS_FIELD_NUMBER: _builtins.int
+    EXCEEDED_FIELD_NUMBER: _builtins.int
+    report_id: _builtins.str
+    """UUID; a repeated report with the same id changes nothing."""
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteCounts]: ...
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledRequest]: ...
+    @_builtins.property
+    def threats(self) -> _containers.RepeatedCompositeFieldContainer[Global___Threat]: ...
+    @_builtins.property
+    def exceeded(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitExceeded]: ...
+    def __init__(
+        self,
+        *,
+        report_id: _builtins.str = ...,
+        routes: _abc.Iterable[Global___RouteCounts] | None = ...,
+        samples: _abc.Iterable[Global___SampledRequest] | None = ...,
+        threats: _abc.Iterable[Global___Threat] | None = ...,
+        exceeded: _abc.Iterable[Global___LimitExceeded] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exceeded", b"exceeded", "report_id", b"report_id", "routes", b"routes", "samples", b"samples", "threats", b"threats"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
+
+@_typing.final
+class ReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
+
+@_typing.final
+class GetSecurityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSecurityRequest: _TypeAlias = GetSecurityRequest  # noqa: Y015
+
+@_typing.final
+class ScorePart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    points: _builtins.int
+    """Points taken away."""
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        points: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "name", b"name", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScorePart: _TypeAlias = ScorePart  # noqa: Y015
+
+@_typing.final
+class GetSecurityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    LOGINS_FAILED_FIELD_NUMBER: _builtins.int
+    LOGINS_SUCCEEDED_FIELD_NUMBER: _builtins.int
+    ADDRESSES_BLOCKED_FIELD_NUMBER: _builtins.int
+    THREATS_FIELD_NUMBER: _builtins.int
+    score: _builtins.int
+    """0 to 100."""
+    threshold: _builtins.int
+    logins_failed: _builtins.int
+    """Of the last 24 hours."""
+    logins_succeeded: _builtins.int
+    addresses_blocked: _builtins.int
+    threats: _builtins.int
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScorePart]: ...
+    def __init__(
+        self,
+        *,
+        score: _builtins.int = ...,
+        threshold: _builtins.int = ...,
+        parts: _abc.Iterable[Global___ScorePart] | None = ...,
+        logins_failed: _builtins.int = ...,
+        logins_succeeded: _builtins.int = ...,
+        addresses_blocked: _builtins.int = ...,
+        threats: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_blocked", b"addresses_blocked", "logins_failed", b"logins_failed", "logins_succeeded", b"logins_succeeded", "parts", b"parts", "score", b"score", "threats", b"threats", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSecurityResponse: _TypeAlias = GetSecurityResponse  # noqa: Y015
 
 @_typing.final
 class ReadEventsRequest(_message.Message):

@@ -39,6 +39,16 @@ class MetricsServiceStub:
                 request_serializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/wireroom_protos.monitoring.v1.MetricsService/Report',
+                request_serializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.ReportRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.ReportResponse.FromString,
+                _registered_method=True)
+        self.GetSecurity = channel.unary_unary(
+                '/wireroom_protos.monitoring.v1.MetricsService/GetSecurity',
+                request_serializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetSecurityRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetSecurityResponse.FromString,
+                _registered_method=True)
 
 
 class MetricsServiceServicer:
@@ -51,6 +61,20 @@ class MetricsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """What a gateway replica saw since its last report. Called by the gateway itself; best effort, told apart by `report_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSecurity(self, request, context):
+        """The security score and what took points away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MetricsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +82,16 @@ def add_MetricsServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetStatsRequest.FromString,
                     response_serializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.ReportRequest.FromString,
+                    response_serializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.ReportResponse.SerializeToString,
+            ),
+            'GetSecurity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSecurity,
+                    request_deserializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetSecurityRequest.FromString,
+                    response_serializer=wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetSecurityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +121,60 @@ class MetricsService:
             '/wireroom_protos.monitoring.v1.MetricsService/GetStats',
             wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetStatsRequest.SerializeToString,
             wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.monitoring.v1.MetricsService/Report',
+            wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.ReportRequest.SerializeToString,
+            wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSecurity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wireroom_protos.monitoring.v1.MetricsService/GetSecurity',
+            wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetSecurityRequest.SerializeToString,
+            wireroom__protos_dot_monitoring_dot_v1_dot_monitoring__pb2.GetSecurityResponse.FromString,
             options,
             channel_credentials,
             insecure,

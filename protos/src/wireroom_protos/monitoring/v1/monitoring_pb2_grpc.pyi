@@ -33,12 +33,20 @@ class MetricsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> MetricsServiceAsyncStub: ...
     GetStats: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetStatsRequest, _monitoring_pb2.GetStatsResponse]
     """Counts projected from the event log, for the caller's tenant (for all tenants with the permission of an operator)."""
+    Report: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ReportRequest, _monitoring_pb2.ReportResponse]
+    """What a gateway replica saw since its last report. Called by the gateway itself; best effort, told apart by `report_id`."""
+    GetSecurity: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetSecurityRequest, _monitoring_pb2.GetSecurityResponse]
+    """The security score and what took points away."""
 
 @_typing.type_check_only
 class MetricsServiceAsyncStub(MetricsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStats: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetStatsRequest, _monitoring_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Counts projected from the event log, for the caller's tenant (for all tenants with the permission of an operator)."""
+    Report: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ReportRequest, _monitoring_pb2.ReportResponse]  # type: ignore[assignment]
+    """What a gateway replica saw since its last report. Called by the gateway itself; best effort, told apart by `report_id`."""
+    GetSecurity: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetSecurityRequest, _monitoring_pb2.GetSecurityResponse]  # type: ignore[assignment]
+    """The security score and what took points away."""
 
 class MetricsServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -48,6 +56,22 @@ class MetricsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.GetStatsResponse, _abc.Awaitable[_monitoring_pb2.GetStatsResponse]]:
         """Counts projected from the event log, for the caller's tenant (for all tenants with the permission of an operator)."""
+
+    @_abc_1.abstractmethod
+    def Report(
+        self,
+        request: _monitoring_pb2.ReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.ReportResponse, _abc.Awaitable[_monitoring_pb2.ReportResponse]]:
+        """What a gateway replica saw since its last report. Called by the gateway itself; best effort, told apart by `report_id`."""
+
+    @_abc_1.abstractmethod
+    def GetSecurity(
+        self,
+        request: _monitoring_pb2.GetSecurityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.GetSecurityResponse, _abc.Awaitable[_monitoring_pb2.GetSecurityResponse]]:
+        """The security score and what took points away."""
 
 def add_MetricsServiceServicer_to_server(servicer: MetricsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

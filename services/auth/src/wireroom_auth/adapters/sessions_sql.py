@@ -13,7 +13,7 @@ from wireroom_auth.adapters.encryption import derive_key, seal, unseal
 from wireroom_auth.domain.credentials import digest, new_refresh_token
 from wireroom_auth.domain.identity import Account
 from wireroom_auth.domain.sessions import PresentedToken, Revocation, Rotation, RotationResult, Session, decide_rotation
-from wireroom_auth.ports import Client
+from wireroom_auth.ports.sessions import Client
 from wireroom_common.db import Database
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2

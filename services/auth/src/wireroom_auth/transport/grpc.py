@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from wireroom_auth.domain.permissions import permissions_of
-from wireroom_auth.ports import AccessTokenSigner
+from wireroom_auth.ports.cryptography import AccessTokenSigner
 from wireroom_auth.transport.messages import key_message, timestamp, tokens_message, user_message
 from wireroom_auth.usecases.create_key import CreateKey
 from wireroom_auth.usecases.get_me import GetMe

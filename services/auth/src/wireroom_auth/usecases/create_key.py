@@ -10,7 +10,8 @@ from wireroom_auth.domain.credentials import new_api_key
 from wireroom_auth.domain.identity import normalise_name
 from wireroom_auth.domain.permissions import ALL_PERMISSIONS, grantable_to_keys
 from wireroom_auth.errors import account_unavailable
-from wireroom_auth.ports import Accounts, ApiKeys
+from wireroom_auth.ports.accounts import Accounts
+from wireroom_auth.ports.api_keys import ApiKeys
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
 from wireroom_common.ids import new_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wireroom_auth.domain.identity import User
 from wireroom_auth.domain.permissions import permissions_of
 from wireroom_auth.errors import account_unavailable
-from wireroom_auth.ports import Accounts
+from wireroom_auth.ports.accounts import Accounts
 from wireroom_common.principal import Principal, PrincipalKind
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from wireroom_auth.domain.sessions import Revocation, SessionTerms
-from wireroom_auth.ports import Sessions
+from wireroom_auth.ports.sessions import Sessions
 from wireroom_common.clock import Clock
 
 # A replica's clock may be off, and a revocation is stamped a moment before it is committed.

@@ -8,7 +8,9 @@ from wireroom_auth.domain.credentials import hex_digest_or_empty, new_refresh_to
 from wireroom_auth.domain.identity import Account, User, has_control_characters, normalise_email
 from wireroom_auth.domain.sessions import IssuedTokens, Session, SessionTerms
 from wireroom_auth.errors import invalid_credentials
-from wireroom_auth.ports import Accounts, Client, PasswordHashing, Sessions
+from wireroom_auth.ports.accounts import Accounts
+from wireroom_auth.ports.cryptography import PasswordHashing
+from wireroom_auth.ports.sessions import Client, Sessions
 from wireroom_auth.usecases.token_issuing import TokenIssuing
 from wireroom_common.clock import Clock
 from wireroom_common.errors import WireroomError

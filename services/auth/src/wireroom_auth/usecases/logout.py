@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wireroom_auth.ports import Sessions
+from wireroom_auth.ports.sessions import Sessions
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import parse_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wireroom_auth.domain.credentials import looks_like_refresh_token
 from wireroom_auth.domain.sessions import IssuedTokens, Rotation, SessionTerms
 from wireroom_auth.errors import session_ended
-from wireroom_auth.ports import Sessions
+from wireroom_auth.ports.sessions import Sessions
 from wireroom_auth.usecases.token_issuing import TokenIssuing
 from wireroom_common.clock import Clock
 

@@ -8,7 +8,8 @@ from wireroom_auth.domain.identity import Account, User, normalise_email, normal
 from wireroom_auth.domain.passwords import check_new_password
 from wireroom_auth.domain.permissions import Role
 from wireroom_auth.errors import admin_token_invalid, email_taken, registration_closed
-from wireroom_auth.ports import Accounts, PasswordHashing
+from wireroom_auth.ports.accounts import Accounts
+from wireroom_auth.ports.cryptography import PasswordHashing
 from wireroom_common.clock import Clock
 from wireroom_common.ids import new_id
 

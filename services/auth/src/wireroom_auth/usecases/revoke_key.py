@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wireroom_auth.ports import ApiKeys
+from wireroom_auth.ports.api_keys import ApiKeys
 from wireroom_auth.usecases.create_key import MANAGE_OWN
 from wireroom_common.clock import Clock
 from wireroom_common.errors import not_found

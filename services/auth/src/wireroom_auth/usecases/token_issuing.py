@@ -5,7 +5,7 @@ from __future__ import annotations
 from wireroom_auth.domain.access_tokens import access_claims
 from wireroom_auth.domain.identity import User
 from wireroom_auth.domain.sessions import IssuedTokens, Session, SessionTerms
-from wireroom_auth.ports import AccessTokenSigner
+from wireroom_auth.ports.cryptography import AccessTokenSigner
 from wireroom_common.clock import Clock
 from wireroom_common.ids import new_id
 

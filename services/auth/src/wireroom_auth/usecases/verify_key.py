@@ -7,7 +7,7 @@ from datetime import timedelta
 from wireroom_auth.domain.api_keys import OwnedKey
 from wireroom_auth.domain.credentials import looks_like_api_key
 from wireroom_auth.domain.permissions import permissions_of_key
-from wireroom_auth.ports import ApiKeys
+from wireroom_auth.ports.api_keys import ApiKeys
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 
