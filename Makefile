@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run demo test lint format protos lock unit contract integration bench clean
+.PHONY: help setup run demo test lint format protos lock unit contract integration bench bench-gateway bench-limits reference clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,15 @@ lock: setup ## Resolve requirements.lock anew
 
 unit contract integration: setup
 	@$(BIN)/python scripts/run_tests.py $@
+
+bench-gateway: setup ## The gateway's hot path beside nginx and a naive gateway, in one run
+	@$(BIN)/python scripts/bench_gateway.py
+
+reference: setup ## Write docs/reference from the code
+	@$(BIN)/python scripts/api_reference.py
+
+bench-limits: setup ## Ten minutes of random load on four replicas: does any window hold more than the limit?
+	@$(BIN)/python scripts/bench_limits.py
 
 bench: setup ## Measure what docs/benchmarks.md reports
 	@$(BIN)/python scripts/bench.py

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import api_reference
 import check_imports
 import check_protos
 import lock
@@ -56,6 +57,7 @@ CHECKS: dict[str, Callable[[], list[str]]] = {
     "architecture": lambda: _program("lint-imports", "--no-cache"),
     "mode words": _mode_words,
     "contracts": check_protos.check,
+    "reference": api_reference.check,
     "lock": lock.check,
     "types": lambda: _program("mypy", "src", *_SOURCES),
 }

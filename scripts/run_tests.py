@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MEMBERS = ("libs/common", "services/auth", "services/chat", "services/monitoring", "services/news", "services/rag", "gateway")
 # What a stage runs: pytest arguments. Unit and component tests live with their member, journeys in tests/.
 STAGES: dict[str, Sequence[str]] = {
-    "unit": ["tests/launcher", "deploy", *MEMBERS, "-k", "not contract"],
+    "unit": ["tests/launcher", "tests/reference", "deploy", *MEMBERS, "-k", "not contract"],
     "contract": [*MEMBERS, "-k", "contract"],
     "integration": ["tests/integration"],
 }

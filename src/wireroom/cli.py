@@ -62,6 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     token.set_defaults(command=_operate("admin_token"))
 
+    rotate = commands.add_parser(
+        "rotate-signing-key",
+        help="let the next key sign access tokens; the present one stays published until its last token ends",
+    )
+    rotate.set_defaults(command=_operate("rotate_signing_key"))
+
+    master = commands.add_parser(
+        "rotate-master-secret",
+        help="seal everything that the master secret protects under a new one (stop the auth service first)",
+    )
+    master.add_argument(
+        "--new-secret-file", type=Path, metavar="FILE", help="holds the new secret; default: one is made, if the present one was"
+    )
+    master.set_defaults(command=_operate("rotate_master_secret"))
+
     demo = commands.add_parser("demo", help="serve a sample feed and documents on this machine")
     demo.add_argument("--address", default=DEMO_ADDRESS, help=f"host:port, default {DEMO_ADDRESS}")
     demo.set_defaults(command=_demo)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import uvloop
@@ -24,10 +25,13 @@ from wireroom_common.db import Database, DatabaseUrl
 from wireroom_common.db.migrate import bootstrap, upgrade
 from wireroom_common.errors import OperatorError
 from wireroom_common.rpc import ensure_key
+from wireroom_common.runtime.config_check import load
 from wireroom_common.runtime.embedded import EmbeddedPostgres, EmbeddedValkey
 from wireroom_common.runtime.infra import ProcessInfra
+from wireroom_common.runtime.memory import settle_memory
 from wireroom_common.runtime.process import Process
-from wireroom_common.runtime.settings import LogFormat, RuntimeSettings
+from wireroom_common.runtime.secrets import checked, keep_once, kept_master_secret, master_secret, new_secret, read_secret
+from wireroom_common.runtime.settings import Environment, LogFormat, RuntimeSettings
 from wireroom_common.runtime.status import package_version
 
 EMBEDDED = "embedded:"
@@ -36,11 +40,13 @@ LOCAL = "local:"
 
 def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) -> int:
     """Run `role` until it is told to stop; 0 after a clean stop."""
-    json = runtime.log_format is LogFormat.JSON or (runtime.log_format is LogFormat.AUTO and not sys.stdout.isatty())
-    logging.configure(level=runtime.log_level, json=json, service=role)
+    as_json = runtime.log_format is LogFormat.JSON or (runtime.log_format is LogFormat.AUTO and not sys.stdout.isatty())
+    logging.configure(level=runtime.log_level, as_json=as_json, service=role)
     tracing = telemetry.configure(service=role, version=package_version(), endpoint=runtime.otlp_endpoint)
     with ExitStack() as stack:
         stack.callback(tracing.shutdown)
+        if "auth" in settings:
+            _refuse_weak_secret(runtime)
         if role != "all":
             _require_addresses(role, runtime)
         else:
@@ -55,7 +61,12 @@ def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) 
                 runtime, CATALOGUE, registry=CollectorRegistry(), clock=SystemClock(), announce=announcements.append
             )
             process = Process(modules(settings), infra)
-            await process.run(lambda running: tour.show(running.urls, announcements, interactive=role == "all"))
+
+            async def ready(running: Process) -> None:
+                settle_memory()
+                await tour.show(running.urls, announcements, interactive=role == "all")
+
+            await process.run(ready)
 
         try:
             uvloop.run(main())
@@ -64,6 +75,13 @@ def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) 
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
     return 0
+
+
+def _refuse_weak_secret(runtime: RuntimeSettings) -> None:
+    """OperatorError before anything is started, rather than from inside of it. One that is yet to be made needs no check."""
+    given = runtime.master_secret is not None or runtime.master_secret_file is not None
+    if given or runtime.environment is Environment.PRODUCTION:
+        master_secret(runtime)
 
 
 def _require_addresses(role: str, runtime: RuntimeSettings) -> None:
@@ -150,3 +168,49 @@ async def admin_token(runtime: RuntimeSettings) -> str:
             return await issue(database, SystemClock())
         finally:
             await database.close()
+
+
+async def rotate_signing_key(runtime: RuntimeSettings, env_file: Path) -> tuple[str, datetime]:
+    """The id of the key that signs from now on, and when its predecessor stops being published."""
+    from wireroom_auth.settings import AuthSettings  # noqa: PLC0415 - only this command needs it
+    from wireroom_auth.signing_key_rotation import rotate  # noqa: PLC0415
+
+    _refuse_weak_secret(runtime)
+    with servers(runtime) as started:
+        database = Database(_auth_url(started), "auth")
+        try:
+            rotated = await rotate(database, SystemClock(), lambda: master_secret(runtime), load(AuthSettings, env_file))
+        finally:
+            await database.close()
+    return rotated.kid, rotated.previous_until
+
+
+async def rotate_master_secret(runtime: RuntimeSettings, new_file: Path | None) -> str:
+    """Seal everything anew; a sentence that says what was done and what is to do. May be repeated after it was interrupted."""
+    from wireroom_auth.master_secret import reseal  # noqa: PLC0415 - only this command needs it
+
+    kept = kept_master_secret(runtime)
+    given = runtime.master_secret is not None or runtime.master_secret_file is not None
+    if new_file is None and given:
+        raise OperatorError("The master secret comes from a setting: name the new one with --new-secret-file.")
+    old = master_secret(runtime)
+    # Written before it is used: whatever happens, what was sealed can be opened with a secret that stands in a file.
+    waiting = kept.with_name("master.new")
+    new = checked(read_secret(new_file), str(new_file)) if new_file else keep_once(waiting, new_secret)
+    if new == old:
+        raise OperatorError("The new master secret is the present one.")
+    with servers(runtime) as started:
+        resealed = await reseal(_auth_url(started), old, new)
+    count = sum(resealed.changed.values())
+    if new_file is None:
+        waiting.replace(kept)
+        return f"{count} values are sealed under the new master secret, which stands in {kept}."
+    return (
+        f"{count} values are sealed under the secret in {new_file}: give it to the auth service"
+        " (WIREROOM_MASTER_SECRET_FILE), start it, then destroy the old one."
+    )
+
+
+def _auth_url(runtime: RuntimeSettings) -> DatabaseUrl:
+    password = runtime.database_password.get_secret_value() if runtime.database_password else None
+    return DatabaseUrl.parse(runtime.database_url, password)

@@ -53,5 +53,18 @@ def admin_token(_options: argparse.Namespace) -> int:
     return 0
 
 
+def rotate_signing_key(_options: argparse.Namespace) -> int:
+    """`wireroom rotate-signing-key`."""
+    kid, previous_until = asyncio.run(launch.rotate_signing_key(_runtime(), ENV_FILE))
+    print(f"{kid} signs from now on; its predecessor stays published until {previous_until:%Y-%m-%d %H:%M:%S} UTC.")
+    return 0
+
+
+def rotate_master_secret(options: argparse.Namespace) -> int:
+    """`wireroom rotate-master-secret [--new-secret-file FILE]`."""
+    print(asyncio.run(launch.rotate_master_secret(_runtime(), options.new_secret_file)))
+    return 0
+
+
 def _runtime() -> RuntimeSettings:
     return load(RuntimeSettings, ENV_FILE)

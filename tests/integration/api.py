@@ -87,6 +87,18 @@ class Api:
         assert reply.status == 202, (reply.status, reply.body[:500])
         return self.settled(reply.json["id"], expect="indexed")
 
+    def audit_records(self, *, installation: bool = False, **chosen: str) -> list[dict[str, Any]]:
+        """The caller's whole audit chain (or the installation's), or what of it fits the filters."""
+        filters = "".join(f"&{name}={value}" for name, value in chosen.items())
+        found: list[dict[str, Any]] = []
+        after = 0
+        while True:
+            page = self.get(f"/api/v1/audit?after={after}&page_size=500&installation={str(installation).lower()}{filters}")
+            if not page["records"]:
+                return found
+            found += page["records"]
+            after = page["next_after"]
+
     def settled(self, document_id: str, *, expect: str, within: float = 60) -> dict[str, Any]:
         """The document once its processing has ended, in the expected state."""
 

@@ -26,6 +26,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._spans: list[Seen] = []
+        self.exports: list[bytes] = []
         self._lock = threading.Lock()
         self.endpoint = ""
 
@@ -42,6 +43,7 @@ class Collector:
         ]
         with self._lock:
             self._spans += found
+            self.exports.append(body)
 
     def traces(self) -> dict[str, list[Seen]]:
         """Spans by trace id."""

@@ -220,6 +220,11 @@ def test_killed_process_loses_and_doubles_nothing(
     assert {key: seen[key] for key in expected} == dict.fromkeys(expected, 1)
     assert {key: count for key, count in seen.items() if key[0] in ONCE and count > 1} == {}
 
+    audited = Counter(record["subject"] for record in api.audit_records(action="api_key.created"))
+    assert {key: audited[key] for key in load.done["keys"]} == dict.fromkeys(load.done["keys"], 1)
+    verdict = api.get("/api/v1/audit/verify")
+    assert (verdict["intact"], verdict["problem"]) == (True, "")
+
 
 def test_every_process_stops_cleanly_on_sigterm(victim: Installation) -> None:
     running: Running = victim.running

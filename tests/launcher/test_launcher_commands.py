@@ -162,3 +162,47 @@ def test_ask_without_a_key_says_what_to_do(tmp_path: Path) -> None:
 def test_sample_feed_holds_every_item() -> None:
     text = rss("http://127.0.0.1:1")
     assert all(f"http://127.0.0.1:1/articles/{item.slug}" in text for item in ITEMS)
+
+
+STRONG = "h8Kq2vXz9LmN4pRt7wYbD1cFgJs3aE6uQ0oPiVxZ"
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "told"),
+    [
+        ("", [], "--new-secret-file"),
+        ("changeme" * 5, ["--new-secret-file", "new"], "sample value"),
+        (STRONG, ["--new-secret-file", "new"], "is the present one"),
+        ("", ["--new-secret-file", "missing"], "cannot be read"),
+    ],
+)
+def test_bad_new_master_secret_is_refused_before_anything_is_touched(
+    tmp_path: Path, content: str, arguments: list[str], told: str
+) -> None:
+    (tmp_path / "new").write_text(content)
+    result = wireroom(tmp_path, "rotate-master-secret", *arguments, WIREROOM_MASTER_SECRET=STRONG)
+    assert result.returncode == 1
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert STRONG not in result.stderr
+    assert not (tmp_path / ".data").exists()
+
+
+@pytest.mark.parametrize("command", [["run"], ["rotate-signing-key"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("secret", "told"),
+    [
+        ("your-secret-key-change-this-in-production", "sample value"),
+        ("x9" * 20, "repeats itself"),
+        ("", "must be set in production"),
+    ],
+)
+def test_bad_master_secret_stops_production_before_anything_is_started(
+    tmp_path: Path, command: list[str], secret: str, told: str
+) -> None:
+    given = {"WIREROOM_MASTER_SECRET": secret} if secret else {}
+    result = wireroom(tmp_path, *command, WIREROOM_ENVIRONMENT="production", **given)
+    assert result.returncode == 1
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / ".data").exists()

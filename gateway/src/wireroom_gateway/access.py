@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
 from enum import Enum, StrEnum
 from typing import Any, TypeVar
 
@@ -40,6 +42,23 @@ class Body(StrEnum):
 
 
 @dataclass(frozen=True)
+class Deprecation:
+    """A route that will go: since when, when (not before), and the page or route that tells what to use instead."""
+
+    since: datetime
+    sunset: datetime
+    successor: str
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """`Deprecation` (RFC 9745), `Sunset` (RFC 8594) and a link to the successor."""
+        return [
+            (b"deprecation", f"@{int(self.since.timestamp())}".encode()),
+            (b"sunset", format_datetime(self.sunset, usegmt=True).encode()),
+            (b"link", f'<{self.successor}>; rel="successor-version"'.encode()),
+        ]
+
+
+@dataclass(frozen=True)
 class Access:
     """`need`: a permission's name, or a `Need`. `bucket` None: not rate limited. `any_host`: probes address machines by number."""
 
@@ -47,13 +66,28 @@ class Access:
     bucket: Bucket | None = Bucket.API
     body: Body = Body.JSON
     any_host: bool = False
+    # A good answer holds a credential: it is not stored for repeated requests.
+    secret_answer: bool = False
+    # Takes what people say to a model or look for: free text, which may tell of attacks.
+    prompt: bool = False
+    # The body is a credential: a block of anonymous callers of an address does not concern it.
+    credential_in_body: bool = False
+    deprecated: Deprecation | None = None
 
 
 def access(
-    need: str | Need, *, bucket: Bucket | None = Bucket.API, body: Body = Body.JSON, any_host: bool = False
+    need: str | Need,
+    *,
+    bucket: Bucket | None = Bucket.API,
+    body: Body = Body.JSON,
+    any_host: bool = False,
+    secret_answer: bool = False,
+    prompt: bool = False,
+    credential_in_body: bool = False,
+    deprecated: Deprecation | None = None,
 ) -> Callable[[T], T]:
     """Declare what an endpoint demands. Goes under the route decorator, or on an instance that serves as an endpoint."""
-    declaration = Access(need, bucket, body, any_host)
+    declaration = Access(need, bucket, body, any_host, secret_answer, prompt, credential_in_body, deprecated)
 
     def mark(endpoint: T) -> T:
         setattr(endpoint, _ATTRIBUTE, declaration)
@@ -69,6 +103,7 @@ class DeclaredRoute:
     method: str
     template: str
     access: Access
+    route: Route
 
 
 @dataclass(frozen=True)
@@ -116,4 +151,4 @@ def _declared(route: Route) -> list[DeclaredRoute]:
         raise TypeError(f"{route.path} has no access declaration: put @access(…) on its endpoint.")
     if not route.methods:
         raise TypeError(f"{route.path} names no methods.")
-    return [DeclaredRoute(method, route.path_format, declaration) for method in sorted(route.methods)]
+    return [DeclaredRoute(method, route.path_format, declaration, route) for method in sorted(route.methods)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -10,49 +11,77 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from wireroom_common.bus import Subscription
-from wireroom_common.runtime.service import HttpApp, Infra, Periodic, Service
+from wireroom_common.runtime.http_limits import TrustedProxies
+from wireroom_common.runtime.service import Infra, Periodic, Service
 from wireroom_gateway.access import Body, RouteTable
+from wireroom_gateway.client_address import ClientAddresses
+from wireroom_gateway.dispatch import Dispatch
 from wireroom_gateway.documentation import Documentation
+from wireroom_gateway.idempotency.store import AnswerStore
 from wireroom_gateway.identity.api_keys import ApiKeyVerifier
 from wireroom_gateway.identity.jwks import JwksCache
+from wireroom_gateway.identity.request_signatures import RequestSignatures
 from wireroom_gateway.identity.resync import TICK_SECONDS, Resynchroniser
+from wireroom_gateway.identity.revocations import EVENTS as REVOCATION_EVENTS
 from wireroom_gateway.identity.revocations import Revocations
 from wireroom_gateway.identity.tokens import TokenVerifier
+from wireroom_gateway.limits.blocks import BLOCK_EVENTS, AddressBlocks
 from wireroom_gateway.limits.limiter import Limiter
 from wireroom_gateway.limits.memory import MemoryCounterStore
-from wireroom_gateway.limits.policy import policy_table
+from wireroom_gateway.limits.policy import Policy
+from wireroom_gateway.limits.policy_file import POLL_SECONDS, PolicyFile
 from wireroom_gateway.limits.redis import RedisCounterStore
+from wireroom_gateway.listener import http_app
 from wireroom_gateway.metrics import GatewayMetrics
 from wireroom_gateway.pipeline import assemble
 from wireroom_gateway.pipeline.access_log import AccessLog
 from wireroom_gateway.pipeline.authentication import Authentication
+from wireroom_gateway.pipeline.blocked_addresses import BlockedAddresses, BlockGate
 from wireroom_gateway.pipeline.body_limit import MULTIPART_OVERHEAD, BodyLimit
 from wireroom_gateway.pipeline.cors import Cors
 from wireroom_gateway.pipeline.hosts import Hosts
+from wireroom_gateway.pipeline.idempotency import Idempotency
 from wireroom_gateway.pipeline.measurement import Measurement
 from wireroom_gateway.pipeline.rate_limits import RateLimits
+from wireroom_gateway.pipeline.refusals import Refusals
 from wireroom_gateway.pipeline.request_id import RequestId
 from wireroom_gateway.pipeline.security_headers import SecurityHeaders
+from wireroom_gateway.pipeline.threats import Threats
 from wireroom_gateway.readiness import Readiness
+from wireroom_gateway.reports import Reporter
+from wireroom_gateway.routes.admin import add_admin_routes
 from wireroom_gateway.routes.application import new_application
+from wireroom_gateway.routes.audit import add_audit_routes
 from wireroom_gateway.routes.auth import add_auth_routes
+from wireroom_gateway.routes.auth.oidc import add_oidc_routes
 from wireroom_gateway.routes.documents import add_document_routes
 from wireroom_gateway.routes.health import add_health_routes
+from wireroom_gateway.routes.ip_blocks import add_ip_block_routes
 from wireroom_gateway.routes.meta import add_meta_routes
 from wireroom_gateway.routes.monitoring import add_monitoring_routes
 from wireroom_gateway.routes.news import add_news_routes
 from wireroom_gateway.routes.openai import completions
 from wireroom_gateway.routes.openai.models import add_model_routes
+from wireroom_gateway.routes.security import add_security_routes
+from wireroom_gateway.routes.signing_keys import add_signing_key_routes
 from wireroom_gateway.services import Services, connect
 from wireroom_gateway.settings import GatewaySettings
 
-_BROADCASTS = frozenset({"auth.session.revoked", "auth.apikey.revoked"})
+_KEY_EVENTS = frozenset({"auth.apikey.changed", "auth.apikey.revoked"})
 
 
 def build(settings: GatewaySettings, infra: Infra) -> Service:
     """The gateway: HTTP in front, stubs behind."""
     services = connect(infra.channel)
     metrics = GatewayMetrics(infra.registry)
+    reports = Reporter(
+        services.metrics,
+        infra.clock,
+        metrics,
+        sample_rate=settings.request_sample_rate,
+        interval=settings.report_seconds,
+        timeout=settings.rpc_timeout,
+    )
     keys = JwksCache(services, infra.clock)
     revocations = Revocations(
         services,
@@ -61,23 +90,35 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
         max_entries=settings.revocation_map_size,
     )
     resynchroniser = Resynchroniser(keys, revocations, infra.clock)
-    limiter = _limiter(settings, infra, metrics) if settings.limits_enabled else None
+    policy_file = PolicyFile(settings.limits_file, settings.limit_table(), metrics) if settings.limits_file else None
+    policy = policy_file.policy if policy_file else _fixed(Policy(settings.limit_table()))
+    limiter = _limiter(settings, policy, infra, metrics) if settings.limits_enabled else None
+    blocks = AddressBlocks(services.addresses, infra.clock, metrics)
+    gate = BlockGate(blocks, policy, metrics)
     checks = {"auth": resynchroniser.check}
     readiness = Readiness(
         checks,
-        degraded=lambda: ["shared_limits"] if limiter is not None and limiter.degraded else [],
+        degraded=lambda: [
+            *(["shared_limits"] if limiter is not None and limiter.degraded else []),
+            *(["limits_file"] if policy_file is not None and policy_file.bad else []),
+        ],
         draining=infra.draining,
     )
+    verifiers = _verifiers(settings, infra, services, keys, revocations)
     api = application(settings, infra, services, keys, readiness)
     table = RouteTable(api.router.routes)
     app: ASGIApp = assemble(
-        api,
+        Dispatch(api),
         {
-            RequestId: {"table": table},
+            RequestId: {
+                "table": table,
+                "addresses": ClientAddresses(TrustedProxies(settings.trusted_proxies), settings.forwarded_header),
+            },
+            Refusals: {"metrics": metrics},
             AccessLog: {"clock": infra.clock},
-            Measurement: {"metrics": metrics, "clock": infra.clock},
+            Measurement: {"metrics": metrics, "clock": infra.clock, "reports": reports},
             SecurityHeaders: {"legacy_xss_protection": settings.legacy_xss_protection},
-            Cors: {"origins": settings.cors_origins},
+            Cors: {"origins": settings.cors_origins, "plain_http": settings.cors_plain_http},
             Hosts: {"allowed": settings.allowed_hosts},
             BodyLimit: {
                 "limits": {
@@ -86,35 +127,76 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
                     Body.UPLOAD: settings.max_upload_bytes + MULTIPART_OVERHEAD,
                 }
             },
-            Authentication: {**_verifiers(settings, infra, services, keys, revocations), "metrics": metrics},
-            RateLimits: {"limiter": limiter, "metrics": metrics},
+            Authentication: {**verifiers, "metrics": metrics},
+            Threats: {
+                "reports": reports,
+                "metrics": metrics,
+                "report_score": settings.threat_report_score,
+                "block_score": settings.threat_block_score,
+            },
+            Idempotency: {
+                "store": AnswerStore(
+                    infra.redis(),
+                    keep=settings.idempotency_seconds,
+                    lease=settings.idempotency_lease_seconds,
+                    timeout=settings.limit_store_timeout,
+                ),
+                "metrics": metrics,
+            },
+            BlockedAddresses: {"gate": gate},
+            RateLimits: {"limiter": limiter, "gate": gate, "metrics": metrics, "reports": reports},
         },
     )
     return Service(
         name="gateway",
-        http=HttpApp(app, settings.host, settings.port, settings.tls_port, settings.tls_cert, settings.tls_key),
-        subscriptions=[Subscription("gateway.revocations", broadcast=revocations.on_event, types=_BROADCASTS)],
+        http=http_app(app, settings),
+        subscriptions=[
+            Subscription("gateway.revocations", broadcast=revocations.on_event, types=REVOCATION_EVENTS),
+            Subscription("gateway.api_keys", broadcast=verifiers["keys"].on_event, types=_KEY_EVENTS),
+            Subscription("gateway.jwks", broadcast=keys.on_event, types=frozenset({"auth.signing_key.rotated"})),
+            Subscription("gateway.blocks", broadcast=blocks.on_event, types=BLOCK_EVENTS),
+        ],
         # The first run must not hold up the start: `auth` may come later.
-        periodic=[Periodic("gateway.resync", TICK_SECONDS, resynchroniser.run)],
+        periodic=[
+            Periodic("gateway.resync", TICK_SECONDS, resynchroniser.run),
+            Periodic("gateway.reports", 1.0, reports.run),
+            # It waits for work by itself.
+            Periodic("gateway.blocks", 0.1, blocks.run),
+            *([Periodic("gateway.limits_file", POLL_SECONDS, policy_file.poll)] if policy_file else []),
+        ],
         checks=checks,
     )
 
 
-def _limiter(settings: GatewaySettings, infra: Infra, metrics: GatewayMetrics) -> Limiter:
+def _fixed(policy: Policy) -> Callable[[], Policy]:
+    return lambda: policy
+
+
+def _limiter(settings: GatewaySettings, policy: Callable[[], Policy], infra: Infra, metrics: GatewayMetrics) -> Limiter:
     return Limiter(
-        policy_table(settings.limit_overrides),
-        RedisCounterStore(infra.redis()),
+        policy,
+        RedisCounterStore(infra.redis(), timeout=settings.limit_store_timeout),
         MemoryCounterStore(infra.clock, share=settings.known_replicas),
         infra.clock,
         metrics,
-        timeout=settings.limit_store_timeout,
     )
 
 
 def _verifiers(
     settings: GatewaySettings, infra: Infra, services: Services, keys: JwksCache, revocations: Revocations
 ) -> dict[str, Any]:
+    api_keys = ApiKeyVerifier(
+        services,
+        revocations,
+        infra.clock,
+        cache_size=settings.key_cache_size,
+        good_seconds=settings.key_cache_seconds,
+        bad_seconds=settings.key_cache_negative_seconds,
+        timeout=settings.rpc_timeout,
+    )
     return {
+        "signatures": RequestSignatures(api_keys, infra.redis(), infra.clock, timeout=settings.limit_store_timeout),
+        "keys": api_keys,
         "tokens": TokenVerifier(
             keys,
             revocations,
@@ -123,15 +205,6 @@ def _verifiers(
             audience=settings.token_audience,
             leeway=settings.token_leeway,
             cache_size=settings.token_cache_size,
-        ),
-        "keys": ApiKeyVerifier(
-            services,
-            revocations,
-            infra.clock,
-            cache_size=settings.key_cache_size,
-            good_seconds=settings.key_cache_seconds,
-            bad_seconds=settings.key_cache_negative_seconds,
-            timeout=settings.rpc_timeout,
         ),
     }
 
@@ -158,7 +231,13 @@ def application(settings: GatewaySettings, infra: Infra, services: Services, key
     )
     add_news_routes(api, services, timeout=settings.rpc_timeout, feed_timeout=settings.feed_timeout)
     add_auth_routes(api, services, timeout=settings.rpc_timeout)
+    add_oidc_routes(api, services, timeout=settings.oidc_timeout, secure=infra.public_url().startswith("https://"))
     add_monitoring_routes(api, services, timeout=settings.rpc_timeout)
+    add_security_routes(api, services, timeout=settings.rpc_timeout)
+    add_audit_routes(api, services, timeout=settings.rpc_timeout)
+    add_admin_routes(api, services, timeout=settings.rpc_timeout)
+    add_ip_block_routes(api, services, timeout=settings.rpc_timeout)
+    add_signing_key_routes(api, services, timeout=settings.rpc_timeout)
     add_health_routes(api, services, readiness, infra.clock)
     add_meta_routes(
         api,

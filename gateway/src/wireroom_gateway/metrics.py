@@ -25,15 +25,66 @@ class GatewayMetrics:
             registry=registry,
         )
         self.in_progress = Gauge("wireroom_gateway_requests_in_progress", "Requests being answered", registry=registry)
+        self.refused = Counter(
+            "wireroom_gateway_refused_total", "Requests that the listener refused, by code", ["code"], registry=registry
+        )
         self.limited = Counter(
             "wireroom_gateway_limited_total", "Requests refused by a rate limit", ["bucket", "scope"], registry=registry
         )
         self.limit_fallbacks = Counter(
             "wireroom_gateway_limit_fallbacks_total", "Requests seen while the shared counter store was away", registry=registry
         )
+        self.limit_shadowed = Counter(
+            "wireroom_gateway_limit_shadowed_total",
+            "Requests that a rate limit in shadow mode would have refused",
+            ["bucket", "scope"],
+            registry=registry,
+        )
+        self.policy_loads = Counter(
+            "wireroom_gateway_limit_policy_loads_total",
+            "Changes of the policy file: loaded, refused",
+            ["outcome"],
+            registry=registry,
+        )
+        self.policy_bad = Gauge(
+            "wireroom_gateway_limit_policy_bad",
+            "1 while the policy file cannot be used and an older one is in force",
+            registry=registry,
+        )
+        self.blocked_addresses = Gauge("wireroom_gateway_blocked_addresses", "Blocks in force", registry=registry)
+        self.blocked_requests = Counter(
+            "wireroom_gateway_blocked_requests_total",
+            "Requests of blocked callers, by kind of caller",
+            ["caller"],
+            registry=registry,
+        )
+        self.block_reports = Counter(
+            "wireroom_gateway_block_reports_total",
+            "New blocks reported to auth: sent, failed, refused, dropped",
+            ["outcome"],
+            registry=registry,
+        )
         self.credentials = Counter(
             "wireroom_gateway_credentials_total",
             "Credentials presented: cached, verified, refused, unavailable",
             ["kind", "outcome"],
+            registry=registry,
+        )
+        self.reports = Counter(
+            "wireroom_gateway_reports_total", "Reports to monitoring: sent, failed", ["outcome"], registry=registry
+        )
+        self.report_entries_dropped = Counter(
+            "wireroom_gateway_report_entries_dropped_total",
+            "Entries that did not fit into a report to monitoring",
+            ["kind"],
+            registry=registry,
+        )
+        self.threats = Counter(
+            "wireroom_gateway_threats_total", "Requests that looked like an attack", ["kind", "blocked"], registry=registry
+        )
+        self.idempotent = Counter(
+            "wireroom_gateway_idempotent_requests_total",
+            "Requests with an Idempotency-Key: first, replayed, in_flight, reused, not_kept, unavailable",
+            ["outcome"],
             registry=registry,
         )

@@ -33,9 +33,14 @@ STATUS: Mapping[ErrorKind, tuple[int, str]] = {
 }
 # Statuses that only HTTP knows, and what the framework itself may raise.
 _HTTP_ONLY: Mapping[int, tuple[str, str]] = {
+    408: ("request_timeout", "Request Timeout"),
     405: ("method_not_allowed", "Method Not Allowed"),
+    414: ("target_too_long", "URI Too Long"),
     415: ("content_type_unsupported", "Unsupported Media Type"),
     422: ("request_invalid", "Unprocessable Content"),
+    431: ("header_fields_too_large", "Request Header Fields Too Large"),
+    501: ("not_implemented", "Not Implemented"),
+    505: ("http_version_unsupported", "HTTP Version Not Supported"),
 }
 _OPENAI_TYPES: Mapping[int, str] = {
     401: "authentication_error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -19,12 +20,19 @@ class RequestState:
     """Filled in from the outermost stage inwards."""
 
     request_id: str
+    # Of the client, as far as trusted proxies tell; a limit's or a log's matter.
     client_ip: str
+    # Of the other end of the connection, and whether there are signs of somebody in between: what local access depends on.
+    peer_ip: str = ""
+    relayed: bool = False
     match: Match | None = None
     route: DeclaredRoute | None = None
     principal: Principal = ANONYMOUS
+    # Of an API key: its own requests per minute by bucket.
+    limits: Mapping[str, int] = field(default_factory=dict)
     # Why a presented credential was not accepted; the limits are charged before it is told.
     credential_error: WireroomError | None = None
+    # An API key's own limits: requests per minute by bucket.
     status: int = 0
     response_bytes: int = 0
     error_code: str = ""

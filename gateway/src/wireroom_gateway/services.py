@@ -22,7 +22,13 @@ class Services:
     """One stub per RPC service; `status` by service name."""
 
     auth: auth_pb2_grpc.AuthServiceAsyncStub
+    addresses: auth_pb2_grpc.AddressServiceAsyncStub
     api_keys: auth_pb2_grpc.ApiKeyServiceAsyncStub
+    audit: auth_pb2_grpc.AuditServiceAsyncStub
+    key_material: auth_pb2_grpc.KeyMaterialServiceAsyncStub
+    oidc: auth_pb2_grpc.OidcServiceAsyncStub
+    second_factors: auth_pb2_grpc.SecondFactorServiceAsyncStub
+    directory: auth_pb2_grpc.DirectoryServiceAsyncStub
     inference: chat_pb2_grpc.InferenceServiceAsyncStub
     documents: rag_pb2_grpc.DocumentServiceAsyncStub
     retrieval: rag_pb2_grpc.RetrievalServiceAsyncStub
@@ -37,7 +43,13 @@ def connect(channel: Callable[[str], grpc.aio.Channel]) -> Services:
     """Stubs over the channels that `channel` names."""
     return Services(
         auth=auth_pb2_grpc.AuthServiceStub(channel("auth")),
+        addresses=auth_pb2_grpc.AddressServiceStub(channel("auth")),
         api_keys=auth_pb2_grpc.ApiKeyServiceStub(channel("auth")),
+        audit=auth_pb2_grpc.AuditServiceStub(channel("auth")),
+        key_material=auth_pb2_grpc.KeyMaterialServiceStub(channel("auth")),
+        oidc=auth_pb2_grpc.OidcServiceStub(channel("auth")),
+        second_factors=auth_pb2_grpc.SecondFactorServiceStub(channel("auth")),
+        directory=auth_pb2_grpc.DirectoryServiceStub(channel("auth")),
         inference=chat_pb2_grpc.InferenceServiceStub(channel("chat")),
         documents=rag_pb2_grpc.DocumentServiceStub(channel("rag")),
         retrieval=rag_pb2_grpc.RetrievalServiceStub(channel("rag")),

@@ -25,12 +25,30 @@ PUBLIC = frozenset(
         "AuthService/Refresh",
         "AuthService/GetJwks",
         "AuthService/ListRevocations",
+        "AuthService/IssueToken",
+        "AuthService/StartReset",
+        "AuthService/FinishReset",
+        "AuthService/VerifyEmail",
+        "SecondFactorService/FinishLogin",
+        "OidcService/ListProviders",
+        "OidcService/StartOidc",
+        "OidcService/FinishOidc",
         "ApiKeyService/VerifyKey",
     )
 )
 _STATUS = (status_pb2, status_pb2_grpc, "StatusService")
 SERVICES: dict[str, list[tuple[Any, Any, str]]] = {
-    "auth": [(auth_pb2, auth_pb2_grpc, "AuthService"), (auth_pb2, auth_pb2_grpc, "ApiKeyService"), _STATUS],
+    "auth": [
+        (auth_pb2, auth_pb2_grpc, "AuthService"),
+        (auth_pb2, auth_pb2_grpc, "ApiKeyService"),
+        (auth_pb2, auth_pb2_grpc, "DirectoryService"),
+        (auth_pb2, auth_pb2_grpc, "SecondFactorService"),
+        (auth_pb2, auth_pb2_grpc, "OidcService"),
+        (auth_pb2, auth_pb2_grpc, "AddressService"),
+        (auth_pb2, auth_pb2_grpc, "AuditService"),
+        (auth_pb2, auth_pb2_grpc, "KeyMaterialService"),
+        _STATUS,
+    ],
     "chat": [(chat_pb2, chat_pb2_grpc, "InferenceService"), _STATUS],
     "rag": [(rag_pb2, rag_pb2_grpc, "DocumentService"), (rag_pb2, rag_pb2_grpc, "RetrievalService"), _STATUS],
     "news": [(news_pb2, news_pb2_grpc, "FeedService"), (news_pb2, news_pb2_grpc, "NewsService"), _STATUS],

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 TENANT = UUID("0198a000-0000-7000-8000-000000000001")
 USER = UUID("0198a000-0000-7000-8000-0000000000aa")
@@ -30,6 +31,10 @@ class Issuer:
     @property
     def public_raw(self) -> bytes:
         return self.private.public_key().public_bytes_raw()
+
+    @property
+    def pem(self) -> bytes:
+        return self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     def jwks(self) -> bytes:
         key = {"kty": "OKP", "crv": "Ed25519", "x": b64(self.public_raw), "kid": self.kid, "use": "sig", "alg": "EdDSA"}

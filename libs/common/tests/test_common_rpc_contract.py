@@ -43,6 +43,7 @@ from wireroom_common.rpc import (
     set_remaining_time,
     set_request_id,
 )
+from wireroom_common.rpc.context import EffectKey, current_effect_key, idempotency_key_to_send, set_idempotency_key
 from wireroom_common.rpc.failures import error_from
 from wireroom_protos.auth.v1 import auth_pb2, auth_pb2_grpc
 from wireroom_protos.chat.v1 import chat_pb2, chat_pb2_grpc
@@ -478,6 +479,30 @@ async def test_metadata_trace_and_request_id_travel(rig: Rig) -> None:
         (span.name, span.kind.name) for span in rig.spans.get_finished_spans() if span.context.trace_id == root.context.trace_id
     }
     assert {(LOGIN[1:], "CLIENT"), (LOGIN[1:], "SERVER")} <= names
+
+
+async def test_an_idempotency_key_travels_to_the_call_and_no_further(rig: Rig) -> None:
+    keys: list[EffectKey | None] = []
+    sent_on: list[str] = []
+
+    async def login(_request: Any, _context: Any) -> Any:
+        keys.append(current_effect_key())
+        sent_on.append(idempotency_key_to_send())
+        return auth_pb2.LoginResponse()
+
+    rig.servicers.login = login
+    set_idempotency_key("ab" * 32)
+    await rig.auth().Login(auth_pb2.LoginRequest(), metadata=(("idempotency-key", "cd" * 32),))
+    await rig.auth().Login(auth_pb2.LoginRequest())
+    set_idempotency_key("")
+    await rig.auth().Login(auth_pb2.LoginRequest(), metadata=(("idempotency-key", "ab" * 32),))
+    first, second, none = keys
+    assert first is not None
+    assert second is not None
+    assert first.value == second.value
+    assert first.call_id != second.call_id
+    assert none is None
+    assert sent_on == ["", "", ""]
 
 
 # Errors

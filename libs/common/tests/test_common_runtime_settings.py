@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wireroom_common.runtime.config_check import SettingsError, describe, load
@@ -18,6 +18,9 @@ class Sample(BaseSettings):
 
     size: int = Field(3, ge=1, description="how many")
     key: SecretStr | None = Field(None, description="a secret")
+    depth: int = Field(
+        1, validation_alias=AliasChoices("wireroom_sample_depth", "sample_depth"), description="also read without the prefix"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +48,16 @@ def test_unusable_value_names_the_variable_and_not_the_value(monkeypatch: pytest
         load(Sample, None)
     assert "WIREROOM_SAMPLE_SIZE" in str(caught.value)
     assert "many-secrets" not in str(caught.value)
+
+
+def test_a_setting_with_two_names_is_shown_and_told_by_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMPLE_DEPTH", "4")
+    line = next(line for line in describe([load(Sample, None)], None) if line.name == "WIREROOM_SAMPLE_DEPTH")
+    assert (line.value, line.source) == ("4", "environment")
+    monkeypatch.setenv("WIREROOM_SAMPLE_DEPTH", "deep")
+    with pytest.raises(SettingsError) as caught:
+        load(Sample, None)
+    assert str(caught.value).splitlines()[1].startswith("  WIREROOM_SAMPLE_DEPTH: ")
 
 
 @pytest.mark.parametrize("weak", ["short", "a" * 64, "changeme" * 8, "my-secret-my-secret-my-secret-my-secret"])

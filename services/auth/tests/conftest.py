@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -17,6 +19,7 @@ from redis.asyncio import Redis
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from wireroom_auth.adapters.accounts_sql import USER_COLUMNS, user_of
 from wireroom_auth.app import build
 from wireroom_auth.domain.permissions import permissions_of
 from wireroom_auth.settings import AuthSettings
@@ -32,6 +35,7 @@ from wireroom_protos.events.v1 import events_pb2
 PASSWORD = "four horses in the rain"
 AUTH = "/wireroom_protos.auth.v1.AuthService/"
 KEYS = "/wireroom_protos.auth.v1.ApiKeyService/"
+DIRECTORY = "/wireroom_protos.auth.v1.DirectoryService/"
 
 
 @dataclass
@@ -60,6 +64,9 @@ class AuthInfra:
     def secret(self, name: str) -> bytes:
         assert name == "master"
         return self.master
+
+    def public_url(self) -> str:
+        return "https://wireroom.example"
 
     def announce(self, message: str) -> None:
         self.announced.append(message)
@@ -122,6 +129,43 @@ class Auth:
     async def verify_key(self, secret: str) -> Any:
         return await self.call(KEYS + "VerifyKey", auth_pb2.VerifyKeyRequest(secret=secret))
 
+    async def directory(self, method: str, caller: Principal, **fields: Any) -> Any:
+        """A call of the directory service: `fields` are those of its request."""
+        return await self.call(DIRECTORY + method, getattr(auth_pb2, f"{method}Request")(**fields), caller)
+
+    async def operator(self) -> Principal:
+        """The installation's first user, signed in."""
+        return principal_of(await self.register_admin())
+
+    async def caller(self, user_id: str) -> Principal:
+        """A user of whichever tenant, signed in, with what the database says they may do."""
+        async with self.database.system() as connection:
+            row = (
+                await connection.execute(
+                    text(f"SELECT {USER_COLUMNS} FROM users u WHERE u.id = :id"),  # noqa: S608  constant
+                    {"id": UUID(user_id)},
+                )
+            ).one()
+        user = user_of(row)
+        return Principal(PrincipalKind.USER, user_id, user.tenant_id, frozenset(user.roles), user.permissions)
+
+    def key_caller(self, verified: Any) -> Principal:
+        """Whom an API key stands for, as the gateway passes it on."""
+        return Principal(
+            PrincipalKind.API_KEY,
+            verified.user_id,
+            UUID(verified.tenant_id),
+            frozenset(verified.roles),
+            frozenset(verified.permissions),
+            credential_id=verified.key_id,
+        )
+
+    def claims(self, tokens: Any) -> dict[str, Any]:
+        """What an access token says; its signature is not checked."""
+        payload = tokens.access_token.split(".")[1]
+        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=="))
+        return claims
+
     async def add_user(self, email: str, *roles: str, tenant_id: UUID | None = None) -> Principal:
         """A further user, as user management will make them: a copy of the first user's hash under other roles."""
         async with self.database.system() as connection:
@@ -146,6 +190,24 @@ class Auth:
                 {"name": name, "now": self.clock.now()},
             )
             return UUID(str(found.scalar_one()))
+
+    async def pass_time(self, seconds: float) -> None:
+        """Advance the clock, and put back what the database's clock has stamped."""
+        self.clock.advance(seconds)
+        back = {"back": seconds}
+        async with self.database.system() as connection:
+            await connection.execute(
+                text(
+                    "UPDATE login_attempts SET failed_at = failed_at - make_interval(secs => :back),"
+                    " blocked_until = blocked_until - make_interval(secs => :back),"
+                    " known_at = known_at - make_interval(secs => :back)"
+                ),
+                back,
+            )
+            tenants = [row.tenant_id for row in await connection.execute(text("SELECT tenant_id FROM tenants"))]
+        for tenant in tenants:
+            async with self.database.tenant(tenant) as connection:
+                await connection.execute(text("UPDATE refresh_tokens SET used_at = used_at - make_interval(secs => :back)"), back)
 
     async def change_user(self, user: Any, assignment: str, **values: object) -> None:
         async with self.database.tenant(UUID(user.tenant_id)) as connection:

@@ -10,7 +10,6 @@ from joserfc import jws
 from joserfc.jwk import KeySet
 from sqlalchemy import text
 
-from wireroom_auth.adapters.signing_keys import SigningKeys
 from wireroom_auth.domain.permissions import permissions_of
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal, PrincipalKind
@@ -39,7 +38,7 @@ async def test_login_gives_a_verifiable_access_token(auth: Any) -> None:
     header, claims = await claims_of(auth, answer.tokens.access_token)
     assert header["alg"] == "EdDSA"
     assert header["typ"] == "at+jwt"
-    assert header["kid"] == (await jwks_of(auth))["keys"][0]["kid"]
+    assert header["kid"] in {key["kid"] for key in (await jwks_of(auth))["keys"]}
     now = int(auth.clock.now().timestamp())
     assert UUID(claims.pop("jti"))
     assert claims == {
@@ -51,6 +50,7 @@ async def test_login_gives_a_verifiable_access_token(auth: Any) -> None:
         "roles": ["Admin", "platform_admin"],
         "perms": sorted(permissions_of(["Admin", "platform_admin"])),
         "epoch": 0,
+        "tepoch": 0,
         "iat": now,
         "nbf": now,
         "exp": now + 1800,
@@ -130,40 +130,6 @@ async def test_password_that_differs_beyond_72_bytes_is_another(auth: Any) -> No
 async def test_same_password_in_another_unicode_form_fits(auth: Any) -> None:
     await auth.register(token=auth.infra.admin_token(), password="caf\u00e9 terrasse nuit")
     assert (await auth.login(password="cafe\u0301 terrasse nuit")).tokens.session_id
-
-
-async def test_replicas_that_start_together_share_one_signing_key(auth: Any, race: Any, postgres_as_owner: Any) -> None:
-    postgres_as_owner("DELETE FROM auth.signing_keys")
-    rings = [SigningKeys(auth.database, auth.clock, lambda: auth.infra.master) for _ in range(3)]
-    outcomes = await race("LOCK TABLE auth.signing_keys IN SHARE MODE", *(ring.load() for ring in rings))
-    assert outcomes == [None] * 3
-    assert len((await jwks_of(auth))["keys"]) == 1
-    for ring in rings:
-        assert (await claims_of(auth, ring.sign({"iss": "wireroom"})))[1] == {"iss": "wireroom"}
-
-
-async def test_key_outlives_a_restart_and_a_retired_one_is_gone(auth: Any, make_auth: Any, postgres_as_owner: Any) -> None:
-    await auth.register_admin()
-    token = (await auth.login()).tokens.access_token
-    again = await make_auth()
-    assert (await claims_of(again, token))[1]["iss"] == "wireroom"
-    (old,) = (await jwks_of(again))["keys"]
-    postgres_as_owner("UPDATE auth.signing_keys SET retired_at = now()")
-    third = await make_auth()
-    (new,) = (await jwks_of(third))["keys"]
-    assert new["kid"] != old["kid"]
-
-
-async def test_published_keys_hold_no_private_part(auth: Any) -> None:
-    (key,) = (await jwks_of(auth))["keys"]
-    assert {"kid", "kty", "crv", "x", "alg", "use"} == set(key)
-    assert (key["kty"], key["crv"]) == ("OKP", "Ed25519")
-
-
-async def test_another_master_secret_is_refused_at_start(auth: Any, make_auth: Any) -> None:
-    infra = type(auth.infra)(auth.database, master=b"x" * 32)
-    with pytest.raises(RuntimeError, match="WIREROOM_MASTER_SECRET"):
-        await make_auth(infra=infra)
 
 
 async def test_get_me_tells_what_the_database_says_now(auth: Any) -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import text
 
+from wireroom_auth.adapters import sessions_sql
+from wireroom_common.clock import ManualClock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal, PrincipalKind
 from wireroom_protos.auth.v1 import auth_pb2
@@ -53,22 +57,23 @@ async def test_refresh_rotates_within_the_same_session(auth: Any) -> None:
     assert {second.session_id, third.session_id} == {tokens.session_id}
 
 
-async def test_twenty_parallel_refreshes_get_one_successor(auth: Any, make_auth: Any) -> None:
+async def test_fifty_parallel_refreshes_on_two_replicas_get_one_successor(make_auth: Any) -> None:
+    auth, replica = await make_auth(refresh_grace_seconds=30), await make_auth(refresh_grace_seconds=30)
     tokens, _ = await signed_in(auth)
-    replica = await make_auth()
-    answers = await asyncio.gather(*((auth, replica)[n % 2].refresh(tokens.refresh_token) for n in range(20)))
+    answers = await asyncio.gather(*((auth, replica)[n % 2].refresh(tokens.refresh_token) for n in range(50)))
     assert len({answer.refresh_token for answer in answers}) == 1
     async with auth.database.system() as connection:
         assert (await connection.execute(text("SELECT count(*) FROM refresh_tokens"))).scalar_one() == 2
     assert (await auth.refresh(answers[0].refresh_token)).session_id == tokens.session_id
 
 
-async def test_reuse_inside_the_grace_is_answered_and_after_it_kills_the_session(auth: Any) -> None:
+async def test_reuse_inside_the_grace_is_answered_and_after_it_kills_the_session(make_auth: Any) -> None:
+    auth = await make_auth(refresh_grace_seconds=30)
     tokens, caller = await signed_in(auth)
     successor = await auth.refresh(tokens.refresh_token)
-    auth.clock.advance(10)
+    await auth.pass_time(15)
     assert (await auth.refresh(tokens.refresh_token)).refresh_token == successor.refresh_token
-    auth.clock.advance(0.1)
+    await auth.pass_time(16)
     await refused_refresh(auth, tokens.refresh_token)
     await refused_refresh(auth, successor.refresh_token)
     (reuse,) = await auth.events_of(events_pb2.AuthRefreshReuseDetected)
@@ -140,7 +145,6 @@ async def test_refresh_takes_up_changed_roles(auth: Any) -> None:
     fresh = await auth.refresh(tokens.refresh_token)
     # The middle part of a JWS is its payload.
     import base64  # noqa: PLC0415  only here
-    import json  # noqa: PLC0415  only here
 
     body = fresh.access_token.split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
@@ -187,8 +191,8 @@ async def test_purge_removes_ended_sessions_and_old_successors_only(auth: Any) -
     tokens, _ = await signed_in(auth)
     other = (await auth.login()).tokens
     await auth.refresh(tokens.refresh_token)
-    (purge,) = auth.service.periodic
-    auth.clock.advance(3600)
+    (purge,) = (periodic for periodic in auth.service.periodic if periodic.name == "auth.purge")
+    await auth.pass_time(3600)
     await purge.run()
     async with auth.database.system() as connection:
         assert (await connection.execute(text("SELECT count(*) FROM sessions"))).scalar_one() == 2
@@ -207,3 +211,105 @@ async def test_purge_removes_ended_sessions_and_old_successors_only(auth: Any) -
     async with auth.database.system() as connection:
         for table in ("sessions", "refresh_tokens"):
             assert (await connection.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one() == 0  # noqa: S608  literal
+
+
+async def test_skew_of_a_minute_between_hosts_changes_nothing(make_auth: Any) -> None:
+    auth = await make_auth(refresh_grace_seconds=30)
+    tokens, _ = await signed_in(auth)
+    replicas = [auth]
+    for skew in (-60, 60):
+        clock = ManualClock(auth.clock.now() + timedelta(seconds=skew))
+        replicas.append(await make_auth(infra=type(auth.infra)(auth.database, clock=clock), refresh_grace_seconds=30))
+    for first in replicas:
+        answers = [await first.refresh(tokens.refresh_token)]
+        answers += [await other.refresh(tokens.refresh_token) for other in replicas]
+        assert len({answer.refresh_token for answer in answers}) == 1
+        tokens = answers[0]
+    # A token that is really old is refused by all of them.
+    spent, tokens = tokens, await auth.refresh(tokens.refresh_token)
+    await auth.pass_time(31)
+    await refused_refresh(replicas[1], spent.refresh_token)
+    await refused_refresh(replicas[2], tokens.refresh_token)
+    assert len(await auth.events_of(events_pb2.AuthSessionRevoked)) == 1
+
+
+async def test_of_two_tokens_made_in_the_same_second_the_older_is_refused(auth: Any) -> None:
+    # The clock stands still here: only the counter tells them apart.
+    tokens, _ = await signed_in(auth)
+    older = await auth.refresh(tokens.refresh_token)
+    newer = await auth.refresh(older.refresh_token)
+    newest = await auth.refresh(newer.refresh_token)
+    await refused_refresh(auth, older.refresh_token)
+    assert (await auth.refresh(newest.refresh_token)).session_id == tokens.session_id
+
+
+async def test_reuse_after_the_grace_is_audited(auth: Any) -> None:
+    tokens, caller = await signed_in(auth)
+    await auth.refresh(tokens.refresh_token)
+    await auth.pass_time(11)
+    await refused_refresh(auth, tokens.refresh_token)
+    (fact,) = [event for event in await auth.events_of(events_pb2.AuditRecorded) if event.action == "refresh_token.reused"]
+    assert (fact.outcome, json.loads(fact.details_json)["user_id"]) == ("denied", caller.subject)
+
+
+async def listed(auth: Any, caller: Principal, **page: Any) -> Any:
+    return await auth.call(AUTH + "ListSessions", auth_pb2.ListSessionsRequest(**page), caller)
+
+
+async def test_sessions_are_listed_with_what_is_known_of_them(auth: Any) -> None:
+    tokens, caller = await signed_in(auth)
+    auth.clock.advance(60)
+    await auth.login(client_ip="203.0.113.9", user_agent="  Browser\n/1 " + "x" * 1000)
+    auth.clock.advance(60)
+    request = auth_pb2.RefreshRequest(refresh_token=tokens.refresh_token, client_ip="198.51.100.7")
+    await auth.call(AUTH + "Refresh", request)
+    newer, current = (await listed(auth, caller)).sessions
+    assert (newer.client_ip, newer.current, list(newer.methods)) == ("203.0.113.9", False, ["password"])
+    assert newer.user_agent.startswith("Browser/1 xxx")
+    assert len(newer.user_agent) <= 300
+    assert newer.last_used_at == newer.created_at
+    assert (current.id, current.current, current.client_ip) == (tokens.session_id, True, "198.51.100.7")
+    assert current.last_used_at.ToSeconds() - current.created_at.ToSeconds() == 120
+
+
+async def test_sessions_come_in_pages_without_the_ended_ones(auth: Any) -> None:
+    _, caller = await signed_in(auth)
+    ids = [(await auth.login()).tokens.session_id for _ in range(4)]
+    await auth.call(AUTH + "RevokeSession", auth_pb2.RevokeSessionRequest(id=ids[1]), caller)
+    first = await listed(auth, caller, page_size=2)
+    second = await listed(auth, caller, page_size=2, page_token=first.next_page_token)
+    assert [session.id for session in (*first.sessions, *second.sessions)] == [ids[3], ids[2], ids[0], caller.credential_id]
+    assert second.next_page_token == ""
+
+
+async def test_a_session_of_somebody_else_is_not_to_be_found(auth: Any) -> None:
+    tokens, caller = await signed_in(auth)
+    colleague = await auth.add_user("bob@example.org", "Admin")
+    stranger = await auth.add_user("eve@example.org", "Admin", tenant_id=await auth.add_tenant("other"))
+    for other in (colleague, stranger):
+        as_other = replace(other, credential_id=str(uuid4()))
+        with pytest.raises(WireroomError) as refused:
+            await auth.call(AUTH + "RevokeSession", auth_pb2.RevokeSessionRequest(id=tokens.session_id), as_other)
+        assert refused.value.kind is ErrorKind.NOT_FOUND
+        assert list((await listed(auth, as_other)).sessions) == []
+    assert [session.id for session in (await listed(auth, caller)).sessions] == [tokens.session_id]
+
+
+async def test_an_ended_session_of_ones_own_is_gone_at_the_second_try(auth: Any) -> None:
+    _, caller = await signed_in(auth)
+    other = (await auth.login()).tokens
+    request = auth_pb2.RevokeSessionRequest(id=other.session_id)
+    await auth.call(AUTH + "RevokeSession", request, caller)
+    await refused_refresh(auth, other.refresh_token)
+    assert await revocations(auth) == [other.session_id]
+    with pytest.raises(WireroomError) as refused:
+        await auth.call(AUTH + "RevokeSession", request, caller)
+    assert refused.value.code == "session_not_found"
+
+
+async def test_beyond_a_hundred_sessions_the_oldest_ends(auth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_sql, "MAX_LIVE_SESSIONS", 3)
+    tokens, caller = await signed_in(auth)
+    ids = [(await auth.login()).tokens.session_id for _ in range(3)]
+    await refused_refresh(auth, tokens.refresh_token)
+    assert [session.id for session in (await listed(auth, caller)).sessions] == ids[::-1]

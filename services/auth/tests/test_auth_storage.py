@@ -21,8 +21,12 @@ SYSTEM_RIGHTS = {
     "sessions": "DELETE SELECT",
     "refresh_tokens": "SELECT",
     "api_keys": "SELECT",
-    "signing_keys": "INSERT SELECT",
+    "signing_keys": "DELETE INSERT SELECT",
     "installation": "INSERT SELECT UPDATE",
+    "audit_records": "INSERT SELECT",
+    "audit_heads": "INSERT SELECT UPDATE",
+    "audit_keys": "INSERT SELECT",
+    "address_blocks": "DELETE INSERT SELECT UPDATE",
 }
 
 
@@ -85,7 +89,7 @@ async def test_system_role_has_only_the_rights_it_needs(auth: Any) -> None:
         "UPDATE users SET roles = '{platform_admin}'",
         "UPDATE api_keys SET revoked_at = NULL",
         "UPDATE refresh_tokens SET used_at = NULL",
-        "DELETE FROM signing_keys",
+        "UPDATE signing_keys SET private_key_sealed = ''",
     ):
         with pytest.raises(ProgrammingError, match="permission denied"):
             async with auth.database.system() as connection:
@@ -130,7 +134,7 @@ async def test_stored_private_key_opens_only_in_its_row_and_with_the_master_secr
     from wireroom_auth.adapters.encryption import derive_key, unseal  # noqa: PLC0415  only here
 
     async with auth.database.system() as connection:
-        row = (await connection.execute(text("SELECT kid, private_key_sealed FROM signing_keys"))).one()
+        row = (await connection.execute(text("SELECT kid, private_key_sealed FROM signing_keys LIMIT 1"))).one()
     key = derive_key(auth.infra.master, "wireroom/auth/signing-keys/v1")
     assert b'"d"' in unseal(key, row.private_key_sealed, bound_to=row.kid.encode())
     with pytest.raises(InvalidTag):

@@ -342,7 +342,7 @@ async def test_migration_goes_down_and_up_again(monitoring: Any, fresh_database_
 
 async def test_the_check_fails_when_the_database_does_not_answer() -> None:
     away = Database(DatabaseUrl.parse("postgresql://127.0.0.1:1/none"), "monitoring")
-    infra = SimpleNamespace(database=lambda _: away, registry=CollectorRegistry())
+    infra = SimpleNamespace(database=lambda _: away, registry=CollectorRegistry(), clock=SystemClock())
     service = build(MonitoringSettings(), cast("Infra", infra))
     with pytest.raises(WireroomError) as caught:
         await service.checks["database"]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from wireroom_protos.news.v1 import news_pb2
@@ -21,7 +22,7 @@ async def test_added_rss_feed_has_articles_and_events(start_news: Any, feed_serv
     assert added.feed.state == news_pb2.FEED_STATE_ACTIVE
     assert added.feed.interval_seconds == 300
     assert sorted(await news.event_types()) == [
-        "news.article.ingested", "news.article.ingested", "news.feed.added", "news.feed.fetched",
+        "audit.recorded", "news.article.ingested", "news.article.ingested", "news.feed.added", "news.feed.fetched",
     ]  # fmt: skip
     listed = await news.listed(query="bridge")
     assert [(article.title, article.text) for article in listed] == [("Bridge closed", "")]
@@ -105,7 +106,10 @@ async def test_removed_feed_takes_its_articles_along(start_news: Any, feed_serve
     feed_server.put("/f", rss(("a", "A", "a")))
     feed = (await news.add(feed_server.url("/f"))).feed
     await news.remove(feed.id)
-    assert (await news.event_types())[-1] == "news.feed.removed"
+    assert (await news.event_types())[-2:] == ["news.feed.removed", "audit.recorded"]
+    facts = [event for name, event in await news.events() if name == "audit.recorded"]
+    assert [(fact.action, fact.outcome) for fact in facts] == [("feed.added", "success"), ("feed.removed", "success")]
+    assert [json.loads(fact.details_json) for fact in facts] == [{"host": "127.0.0.1"}, {}]
     assert await news.everything() == [0] * 5
     for call in (
         news.feeds.GetFeed(news_pb2.GetFeedRequest(id=feed.id)),
@@ -127,7 +131,7 @@ async def test_events_tell_what_happened(start_news: Any, feed_server: Any, rss:
     feed_server.put("/f", rss(("a", "A", "b")))
     await news.refresh(feed.id)
     await news.remove(feed.id)
-    events = await news.events()
+    events = [(name, event) for name, event in await news.events() if name != "audit.recorded"]
     told = {name: event for name, event in events if name != "news.feed.fetched"}
     assert [name for name, _ in events if name != "news.feed.fetched"] == [
         "news.feed.added", "news.article.ingested", "news.feed.degraded", "news.feed.recovered", "news.article.updated",

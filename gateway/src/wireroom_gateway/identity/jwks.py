@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from typing import Any
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
+from wireroom_common.bus.envelope import Envelope
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.logging import get_logger
@@ -68,6 +71,10 @@ class JwksCache:
         async with self._lock:
             return await self._try_refresh()
 
+    async def on_event(self, _envelope: Envelope) -> None:
+        """Handles `auth.signing_key.rotated`: the key that signs after the next rotation is known from now on."""
+        await self.refresh()
+
     async def _try_refresh(self) -> bool:
         self._tried_at = self._clock.monotonic()
         previous = _current()
@@ -79,7 +86,7 @@ class JwksCache:
             return False
         finally:
             set_current_principal(previous)
-        keys = _parse(answer.jwks_json)
+        keys = parse(answer.jwks_json)
         if not keys:
             _log.error("jwks_unusable")
             return False
@@ -96,16 +103,30 @@ def _current() -> Principal | None:
         return None
 
 
-def _parse(document: bytes) -> dict[str, Ed25519PublicKey]:
-    """The Ed25519 keys of the set; other kinds are left out."""
-    keys: dict[str, Ed25519PublicKey] = {}
+def parse(document: bytes) -> dict[str, Ed25519PublicKey]:
+    """The Ed25519 keys of the set by id. What is not one, is meant for something else, or shares its id with another is left out."""
     try:
         entries = orjson.loads(document)["keys"]
-        for entry in entries:
-            if entry.get("kty") == "OKP" and entry.get("crv") == "Ed25519" and isinstance(entry.get("kid"), str):
-                public = OKPKey.import_key({name: entry[name] for name in ("kty", "crv", "x")}).public_key
-                if isinstance(public, Ed25519PublicKey):
-                    keys[entry["kid"]] = public
-    except (orjson.JSONDecodeError, JoseError, KeyError, TypeError, ValueError, AttributeError):
+    except (orjson.JSONDecodeError, KeyError, TypeError):
         return {}
+    if not isinstance(entries, list):
+        return {}
+    named = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("kid"), str)]
+    ids = Counter(entry["kid"] for entry in named)
+    keys: dict[str, Ed25519PublicKey] = {}
+    for entry in named:
+        public = _public_key(entry) if ids[entry["kid"]] == 1 else None
+        if public is not None:
+            keys[entry["kid"]] = public
     return keys
+
+
+def _public_key(entry: dict[str, Any]) -> Ed25519PublicKey | None:
+    wanted = {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA"}
+    if any(entry.get(name, value) != value for name, value in wanted.items()):
+        return None
+    try:
+        public = OKPKey.import_key({name: entry[name] for name in ("kty", "crv", "x")}).public_key
+    except (JoseError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return public if isinstance(public, Ed25519PublicKey) else None

@@ -31,8 +31,10 @@ MAX_TOKEN_BYTES = 8 * 1024
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _TYPE = "at+jwt"
 _ALGORITHM = "EdDSA"
-# Members that would change what is verified or with which key; none of them is ever needed.
-_REFUSED_HEADERS = frozenset({"crit", "b64", "jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256"})
+# The members that `auth` writes. Others could change what is verified or with which key (jwk, jku, x5c, crit, b64, zip, …).
+_HEADER = frozenset({"alg", "typ", "kid"})
+# What `kind` says of the credential in `sid`: nothing for a session's id.
+_KINDS: Mapping[str, PrincipalKind] = {"": PrincipalKind.USER, "api_key": PrincipalKind.API_KEY}
 _REQUIRED_TEXT = ("sub", "tid", "sid", "jti")
 
 
@@ -53,7 +55,7 @@ class _Verified:
 
 
 class TokenVerifier:
-    """Turns an access token into a principal. Verified tokens are kept by hash; expiry and revocation are looked at on every use."""
+    """Turns an access token into a principal. Verified ones are kept by hash; expiry, revocation and epochs are looked at on every use."""
 
     def __init__(
         self,
@@ -78,7 +80,9 @@ class TokenVerifier:
     async def verify(self, token: str) -> tuple[Principal, bool]:
         """The principal, and whether it came from the cache. UNAUTHENTICATED if the token is not good."""
         if len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
-            raise credential_refused("The access token is malformed.")
+            raise credential_refused(
+                "The credential is neither an access token (a JWT) nor an API key (which begins with 'wr_')."
+            )
         digest = hashlib.sha256(token.encode("ascii")).digest()
         verified = self._cache.get(digest)
         cached = verified is not None
@@ -95,6 +99,10 @@ class TokenVerifier:
             raise credential_refused("The access token is not valid yet.")
         if self._revocations.is_revoked(verified.principal.credential_id):
             raise credential_refused("The session has ended. Sign in again.")
+        if self._revocations.is_outdated(verified.principal):
+            raise credential_refused(
+                "The rights of this account have changed since the token was issued. Refresh it or sign in again."
+            )
         self._remember(digest, verified)
         return verified.principal, cached
 
@@ -107,7 +115,7 @@ class TokenVerifier:
     async def _check(self, token: str) -> _Verified:
         head, payload, signature = token.split(".")
         header = _members(head)
-        if header.get("alg") != _ALGORITHM or header.get("typ") != _TYPE or _REFUSED_HEADERS & header.keys():
+        if header.keys() != _HEADER or header["alg"] != _ALGORITHM or header["typ"] != _TYPE:
             raise TokenRejectedError("header")
         kid = header.get("kid")
         if not isinstance(kid, str):
@@ -130,17 +138,20 @@ class TokenVerifier:
             tenant, subject, session = UUID(claims["tid"]), UUID(claims["sub"]), UUID(claims["sid"])
         except ValueError:
             raise TokenRejectedError("claims malformed") from None
-        epoch = claims.get("epoch", 0)
-        if not isinstance(epoch, int) or isinstance(epoch, bool):
-            raise TokenRejectedError("epoch")
+        epoch, tenant_epoch = _count(claims.get("epoch", 0)), _count(claims.get("tepoch", 0))
+        stated = claims.get("kind", "")
+        kind = _KINDS.get(stated) if isinstance(stated, str) else None
+        if kind is None or (kind is PrincipalKind.API_KEY and claims.get("client_id") != claims["sid"]):
+            raise TokenRejectedError("kind")
         principal = Principal(
-            PrincipalKind.USER,
+            kind,
             subject=str(subject),
             tenant_id=tenant,
             roles=_names(claims.get("roles", [])),
             permissions=_names(claims.get("perms", [])),
             credential_id=str(session),
             epoch=epoch,
+            tenant_epoch=tenant_epoch,
         )
         return _Verified(principal, _time(claims.get("nbf")), _time(claims.get("exp")))
 
@@ -181,6 +192,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(_name: str) -> None:
     raise TokenRejectedError("constant")
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise TokenRejectedError("epoch or tepoch")
+    return value
 
 
 def _time(value: object) -> float:

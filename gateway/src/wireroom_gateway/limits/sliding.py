@@ -38,6 +38,13 @@ class SlidingWindow:
         self._log: deque[list[int]] = deque()
         self._count = 0
 
+    def resized(self, quota: int, window_us: int) -> SlidingWindow:
+        """The same requests under another limit."""
+        other = SlidingWindow(quota, window_us)
+        other._log = deque([at, count] for at, count in self._log)
+        other._count = self._count
+        return other
+
     def usage(self, now_us: int) -> Usage:
         """The state at `now_us`; forgets what has left the window."""
         while self._log and self._log[0][0] <= now_us - self.window_us:
@@ -53,3 +60,12 @@ class SlidingWindow:
         else:
             self._log.append([stamp, 1])
         self._count += 1
+
+    def note(self, now_us: int) -> None:
+        """Count one request that was let pass elsewhere. When full, it takes the place of the oldest one."""
+        if self.usage(now_us).count >= self.quota:
+            self._log[0][1] -= 1
+            self._count -= 1
+            if not self._log[0][1]:
+                self._log.popleft()
+        self.charge(now_us)

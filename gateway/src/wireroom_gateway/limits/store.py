@@ -11,10 +11,23 @@ from wireroom_gateway.limits.policy import Limit
 
 @dataclass(frozen=True)
 class Counter:
-    """One row that applies to a request: whose requests are counted under `key`, and how many may be."""
+    """One row that applies to a request: whose requests are counted under `key`, and how many may be.
+
+    `own`: a refusal by it is the caller's own doing, and counts as a violation.
+    """
 
     key: str
     limit: Limit
+    own: bool = True
+
+
+@dataclass(frozen=True)
+class Violations:
+    """Under which `key` refusals are counted, and how many within `window` seconds are the last straw."""
+
+    key: str
+    threshold: int
+    window: int
 
 
 @dataclass(frozen=True)
@@ -29,14 +42,20 @@ class CounterState:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the request may pass, and how each counter stands. Charged are all counters, or none."""
+    """Whether the request may pass, and how each counter stands.
+
+    Charged are all counters, or none; a full counter in shadow is never charged and refuses nothing. `violations`: refusals of this
+    caller in the window, this one included; 0 if the request passed or nothing is counted. The call that reaches the threshold starts
+    the count anew, so that exactly one caller sees it.
+    """
 
     allowed: bool
     states: Sequence[CounterState]
+    violations: int = 0
 
 
 class CounterStore(Protocol):
     """Counts requests. One call checks all counters, then charges all of them or none, as one atomic step."""
 
-    async def take(self, counters: Sequence[Counter]) -> Verdict:
+    async def take(self, counters: Sequence[Counter], violations: Violations | None = None) -> Verdict:
         """Try to charge one request."""

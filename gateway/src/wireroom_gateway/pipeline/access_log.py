@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wireroom_common.clock import Clock
@@ -11,7 +13,19 @@ from wireroom_gateway.request_state import method_label, request_state
 _QUIET = frozenset({"/health", "/health/live", "/health/ready", "/ready", "/metrics"})
 _MAX_PATH = 200
 _SERVER_ERROR = 500
+# Longer than a UUID: ids are shown, tokens and keys are not.
+_LONG = re.compile(r"[^/]{37,}")
+_CREDENTIAL = re.compile(r"\b(?:wr_|eyJ)[^/]*")
 _log = get_logger(__name__)
+
+
+def shown_path(path: str) -> str:
+    """A path as it may stand in a log: somebody may have put a credential where an id belongs."""
+    if len(path) > _MAX_PATH:
+        path = path[:_MAX_PATH]
+    hidden = _CREDENTIAL.sub("(hidden)", _LONG.sub("(hidden)", path))
+    # Control characters would forge lines on a terminal.
+    return ascii(hidden)[1:-1][:_MAX_PATH]
 
 
 class AccessLog:
@@ -32,8 +46,7 @@ class AccessLog:
                 "http_request",
                 method=method_label(scope),
                 route=state.template,
-                # Control characters would forge lines on a terminal.
-                path=ascii(scope["path"])[1:-1][:_MAX_PATH],
+                path=shown_path(scope["path"]),
                 status=state.status,
                 ms=round((self._clock.monotonic() - start) * 1000, 2),
                 bytes=state.response_bytes,

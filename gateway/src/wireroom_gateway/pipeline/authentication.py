@@ -1,13 +1,17 @@
-"""Who is calling: an access token or an API key in the Authorization header, and nowhere else."""
+"""Who is calling: an access token or an API key in the Authorization header, or an API key's signature, and nowhere else."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wireroom_common.errors import ErrorKind, WireroomError
-from wireroom_common.principal import set_current_principal
+from wireroom_common.principal import ANONYMOUS, PrincipalKind, set_current_principal
 from wireroom_gateway.access import Need
 from wireroom_gateway.identity.api_keys import PREFIX, ApiKeyVerifier
+from wireroom_gateway.identity.request_signatures import RequestSignatures, checked_body
 from wireroom_gateway.identity.tokens import TokenVerifier, credential_refused
 from wireroom_gateway.metrics import GatewayMetrics
 from wireroom_gateway.request_state import RequestState, request_state
@@ -20,19 +24,32 @@ class Authentication:
     costs what any anonymous request costs.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: TokenVerifier, keys: ApiKeyVerifier, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: TokenVerifier,
+        keys: ApiKeyVerifier,
+        signatures: RequestSignatures,
+        metrics: GatewayMetrics,
+    ) -> None:
         self._app = app
         self._tokens = tokens
         self._keys = keys
+        self._signatures = signatures
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = request_state(scope)
         if state.route is not None and state.route.access.need is not Need.NOTHING:
             presented = [value for name, value in scope["headers"] if name == b"authorization"]
-            if presented:
+            signed = any(name in (b"signature", b"signature-input") for name, _ in scope["headers"])
+            if presented or signed:
                 try:
-                    await self._identify(presented, state)
+                    if signed:
+                        receive = await self._identify_signed(scope, receive, state, bare=not presented)
+                    else:
+                        await self._identify(presented, state)
                 except WireroomError as error:
                     if error.kind is not ErrorKind.UNAUTHENTICATED:
                         raise
@@ -46,11 +63,39 @@ class Authentication:
             self._metrics.credentials.labels("other", "refused").inc()
             raise credential_refused("Send one Authorization header: 'Bearer <access token or API key>'.")
         kind = "api_key" if credential.startswith(PREFIX) else "token"
-        verifier = self._keys if kind == "api_key" else self._tokens
         try:
-            state.principal, cached = await verifier.verify(credential)
+            if kind == "api_key":
+                key, cached = await self._keys.verify(credential)
+                state.principal, state.limits = key.principal, key.limits
+            else:
+                state.principal, cached = await self._tokens.verify(credential)
+                if state.principal.kind is PrincipalKind.API_KEY:
+                    await self._narrow(state)
         except WireroomError as error:
             outcome = "refused" if error.kind is ErrorKind.UNAUTHENTICATED else "unavailable"
             self._metrics.credentials.labels(kind, outcome).inc()
             raise
         self._metrics.credentials.labels(kind, "cached" if cached else "verified").inc()
+
+    async def _narrow(self, state: RequestState) -> None:
+        """A token that a key was exchanged for is worth no more than the key is now."""
+        token, state.principal = state.principal, ANONYMOUS
+        key, _ = await self._keys.named(UUID(token.credential_id))
+        if key.signature_required or (key.principal.subject, key.principal.tenant_id) != (token.subject, token.tenant_id):
+            raise credential_refused("The access token is not valid.")
+        state.principal = replace(token, permissions=token.permissions & key.principal.permissions)
+        state.limits = key.limits
+
+    async def _identify_signed(self, scope: Scope, receive: Receive, state: RequestState, *, bare: bool) -> Receive:
+        """Sets the principal; the body that `receive` gives is checked while it comes in."""
+        try:
+            if not bare:
+                raise credential_refused("Send either an Authorization header or a signature, not both.")
+            request = await self._signatures.verify(scope)
+        except WireroomError as error:
+            outcome = "refused" if error.kind is ErrorKind.UNAUTHENTICATED else "unavailable"
+            self._metrics.credentials.labels("signature", outcome).inc()
+            raise
+        self._metrics.credentials.labels("signature", "cached" if request.cached else "verified").inc()
+        state.principal, state.limits = request.key.principal, request.key.limits
+        return checked_body(receive, request.digests)

@@ -15,7 +15,7 @@ MULTIPART_OVERHEAD = 64 * 1024
 
 
 class BodyLimit:
-    """A 413 problem as soon as more was announced or has arrived than the route takes."""
+    """A 413 problem as soon as more was announced or has arrived than the route takes; 415 for compressed bodies."""
 
     def __init__(self, app: ASGIApp, *, limits: Mapping[Body, int]) -> None:
         self._app = app
@@ -25,7 +25,16 @@ class BodyLimit:
         route = request_state(scope).route
         kind = route.access.body if route else Body.JSON
         limit = self._limits[kind]
+        bodiless = scope["method"] in {"GET", "HEAD", "OPTIONS"}
         for name, value in scope["headers"]:
+            if not bodiless and name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                # What a compressed body expands to would have to be limited too; nobody needs it.
+                raise http_problem(
+                    415,
+                    "Send the body without Content-Encoding.",
+                    code="content_encoding_unsupported",
+                    headers={"accept-encoding": "identity"},
+                )
             if name == b"content-length" and value.isdigit() and int(value) > limit:
                 raise _too_large(kind, limit)
         received = 0

@@ -1,4 +1,4 @@
-"""Counts and times requests."""
+"""Counts and times requests, by route template."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wireroom_common.clock import Clock
 from wireroom_gateway.metrics import GatewayMetrics
+from wireroom_gateway.reports import Reporter
 from wireroom_gateway.request_state import method_label, request_state
 
 
 class Measurement:
-    """Labels come from closed sets: route template, method, status class."""
+    """Metrics for every request, and what monitoring is told of it."""
 
-    def __init__(self, app: ASGIApp, *, metrics: GatewayMetrics, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: GatewayMetrics, clock: Clock, reports: Reporter) -> None:
         self._app = app
         self._metrics = metrics
         self._clock = clock
+        self._reports = reports
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = request_state(scope)
@@ -25,6 +27,8 @@ class Measurement:
         try:
             await self._app(scope, receive, send)
         finally:
+            seconds = self._clock.monotonic() - start
             self._metrics.in_progress.dec()
             self._metrics.requests.labels(state.template, method, f"{state.status // 100}xx").inc()
-            self._metrics.seconds.labels(state.template, method).observe(self._clock.monotonic() - start)
+            self._metrics.seconds.labels(state.template, method).observe(seconds)
+            self._reports.request(state, method, milliseconds=seconds * 1000)

@@ -1,4 +1,4 @@
-"""Innermost stage: nothing passes that the route table does not allow."""
+"""Nothing passes that the route table does not allow."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wireroom_common.ids import new_id
 from wireroom_common.rpc.context import set_client_address, set_request_id
 from wireroom_gateway.access import RouteTable
+from wireroom_gateway.client_address import ClientAddresses
 from wireroom_gateway.request_state import RequestState, attach
 
 _SANE = re.compile(rb"[A-Za-z0-9._-]{8,64}")
@@ -18,8 +19,9 @@ _SANE = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 class RequestId:
     """Takes a sane `x-request-id` over or makes one; services, logs and the answer carry it."""
 
-    def __init__(self, app: ASGIApp, *, table: RouteTable) -> None:
+    def __init__(self, app: ASGIApp, *, table: RouteTable, addresses: ClientAddresses) -> None:
         self._app = app
+        self._addresses = addresses
         self._table = table
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -28,11 +30,14 @@ class RequestId:
             return
         given = [value for name, value in scope["headers"] if name == b"x-request-id"]
         request_id = given[0].decode() if len(given) == 1 and _SANE.fullmatch(given[0]) else new_id().hex
-        client = scope.get("client")
-        state = RequestState(request_id, client[0] if client else "")
+        origin = self._addresses.claim(scope)
+        state = RequestState(request_id, origin.client)
+        state.peer_ip, state.relayed = origin.peer, origin.relayed
         state.match = self._table.match(scope["path"])
         if state.match is not None:
             state.route = state.match.methods.get(scope["method"])
+            if state.route is not None and state.route.access.deprecated is not None:
+                state.extra_headers += state.route.access.deprecated.headers()
         attach(scope, state)
         set_request_id(request_id)
         set_client_address(state.client_ip)

@@ -174,7 +174,7 @@ def add_document_routes(
         return StatusOutput(**_document(answer.document).model_dump(include=set(StatusOutput.model_fields)))
 
     @api.post("/api/v1/rag/query", tags=["documents"], responses=problem_responses(415))
-    @access("docs:read")
+    @access("docs:read", prompt=True)
     async def query(body: QueryInput) -> PassagesOutput:
         answer = await services.retrieval.Retrieve(
             rag_pb2.RetrieveRequest(

@@ -77,11 +77,22 @@ def add_meta_routes(
             expected = metrics_token.get_secret_value()
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), expected.encode()):
                 raise WireroomError(ErrorKind.UNAUTHENTICATED, "metrics_token_missing", "The metrics token is needed here.")
-        elif not _is_loopback(request_state(request.scope).client_ip):
+        elif not _is_local(request):
             raise WireroomError(
                 ErrorKind.FORBIDDEN, "metrics_local_only", "Metrics are shown on this machine only, unless metrics_token is set."
             )
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _is_local(request: Request) -> bool:
+    """Whether somebody on this machine asks, and not for somebody elsewhere: a proxy on this machine lets the world in.
+
+    What decides is the other end of the connection, never what a header says. A proxy that adds no forwarding header and replaces
+    the Host field leaves no trace; behind such a one, only the token protects.
+    """
+    state = request_state(request.scope)
+    host = request.headers.get("host", "").rpartition("]")[0].lstrip("[") or request.headers.get("host", "").partition(":")[0]
+    return _is_loopback(state.peer_ip) and not state.relayed and (host.lower() == "localhost" or _is_loopback(host))
 
 
 def _is_loopback(address: str) -> bool:

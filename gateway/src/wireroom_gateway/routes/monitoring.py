@@ -14,8 +14,19 @@ from wireroom_gateway.services import Services
 from wireroom_protos.monitoring.v1 import monitoring_pb2
 
 
+class RouteStatsOutput(Output):
+    """Requests of one route since the installation began, as far as gateways could report them."""
+
+    route: str
+    method: str
+    requests: int
+    client_errors: int
+    server_errors: int
+    milliseconds_sum: float
+
+
 class StatsOutput(Output):
-    """Counts since the installation began; `offset` is the newest event counted."""
+    """Counts since the installation began; `offset` is the newest event counted. `routes`: most used first."""
 
     documents_indexed: int
     documents_failed: int
@@ -28,6 +39,7 @@ class StatsOutput(Output):
     logins_failed: int
     events: dict[str, int]
     offset: int
+    routes: list[RouteStatsOutput]
 
 
 class EventOutput(Output):
@@ -68,6 +80,17 @@ def add_monitoring_routes(api: FastAPI, services: Services, *, timeout: float) -
             logins_failed=answer.logins_failed,
             events={entry.type: entry.count for entry in answer.events},
             offset=answer.offset,
+            routes=[
+                RouteStatsOutput(
+                    route=entry.route,
+                    method=entry.method,
+                    requests=entry.requests,
+                    client_errors=entry.client_errors,
+                    server_errors=entry.server_errors,
+                    milliseconds_sum=entry.milliseconds_sum,
+                )
+                for entry in answer.routes
+            ],
         )
 
     @api.get("/api/v1/events", tags=["monitoring"])

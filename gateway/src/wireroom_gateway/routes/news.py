@@ -132,7 +132,7 @@ def add_news_routes(api: FastAPI, services: Services, *, timeout: float, feed_ti
         )
 
     @api.get("/api/v1/news", tags=["news"])
-    @access("news:read", bucket=Bucket.NEWS)
+    @access("news:read", bucket=Bucket.NEWS, prompt=True)
     async def list_articles(
         page_size: PageSize = 20,
         page_token: PageToken = "",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Any
 
+import orjson
 import structlog
 from opentelemetry import trace
 from structlog.types import EventDict, WrappedLogger
@@ -14,8 +16,28 @@ from structlog.types import EventDict, WrappedLogger
 _SECRET_KEYS = ("password", "secret", "token", "authorization", "api_key", "cookie")
 
 
-def configure(*, level: str, json: bool, service: str) -> None:
-    """Route structlog and the standard library's loggers through one formatter."""
+class _Lines:
+    """Writes finished lines to stdout, each with one call."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def msg(self, line: str | bytes) -> None:
+        stdout = sys.stdout
+        if isinstance(line, bytes):
+            stdout.buffer.write(line + b"\n")
+        else:
+            stdout.write(line + "\n")
+        stdout.flush()
+
+    debug = info = warning = error = critical = exception = fatal = warn = log = failure = msg
+
+
+def configure(*, level: str, as_json: bool, service: str) -> None:
+    """Send structlog's lines to stdout directly, and those of the standard library's loggers through the same processors.
+
+    The direct way costs a third of the standard library's, on a line that every request writes.
+    """
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -24,13 +46,11 @@ def configure(*, level: str, json: bool, service: str) -> None:
         _redact,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
-    )
+    pretty = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *([structlog.processors.format_exc_info, _json_line] if as_json else [pretty])],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=_Lines,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
@@ -39,8 +59,7 @@ def configure(*, level: str, json: bool, service: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([structlog.processors.format_exc_info] if json else []),
-                renderer,
+                *([structlog.processors.format_exc_info, structlog.processors.JSONRenderer()] if as_json else [pretty]),
             ],
         )
     )
@@ -60,6 +79,14 @@ def configure(*, level: str, json: bool, service: str) -> None:
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(process=service)
+
+
+def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    try:
+        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # A text with lone surrogates, or a number beyond 64 bits.
+        return json.dumps(event, default=repr).encode()
 
 
 def _trace_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

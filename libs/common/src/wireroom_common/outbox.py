@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_common.bus.catalogue import event_type
+from wireroom_common.idempotency import claim_effect
 from wireroom_common.ids import new_id
 
 _propagator = TraceContextTextMapPropagator()
@@ -24,6 +25,7 @@ async def emit(
     actor: str = "",
     causation_id: str = "",
     partition_key: str = "",
+    effect: bool = True,
 ) -> UUID:
     """Write an event into the outbox of the caller's transaction; returns its id.
 
@@ -31,7 +33,12 @@ async def emit(
     nothing is sent if the transaction does not commit. Delivery is concurrent and repeats: events of one subject may arrive in another
     order than they were written, so a consumer compares versions of the subject and never goes back. `partition_key` (by default the
     subject) only travels with the event as CloudEvents' `partitionkey`; no bus orders by it.
+
+    If the call being served has an idempotency key, the first event claims it (`wireroom_common.idempotency`): CONFLICT if another call
+    has claimed it before. `effect` False is for an event that tells of a failure, after which the request may be repeated.
     """
+    if effect:
+        await claim_effect(connection, tenant_id, subject)
     event_id = new_id()
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)

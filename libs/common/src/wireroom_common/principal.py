@@ -30,6 +30,8 @@ class Principal:
     permissions: frozenset[str] = frozenset()
     credential_id: str = ""
     epoch: int = 0
+    # Of the tenant. Known where the credential was checked; it does not travel with calls.
+    tenant_epoch: int = 0
 
     def tenant(self) -> UUID:
         """The tenant, for calls that make no sense without one (FORBIDDEN then)."""

@@ -7,7 +7,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio
 
 _EXPORT_TIMEOUT_MS = 5_000
 
@@ -17,11 +17,12 @@ def configure(
 ) -> TracerProvider:
     """Make the process's tracer provider and install it.
 
-    Without `endpoint` and `processor` nothing is exported, but ids are still made, so that logs of one request share a trace id.
+    Without `endpoint` and `processor` nothing is recorded, but ids are still made, so that logs of one request share a trace id.
     """
+    exports = bool(endpoint) or processor is not None
     provider = TracerProvider(
         resource=Resource.create({"service.name": f"wireroom-{service}", "service.version": version}),
-        sampler=ParentBasedTraceIdRatio(sample),
+        sampler=ParentBasedTraceIdRatio(sample) if exports else ALWAYS_OFF,
     )
     if processor is not None:
         provider.add_span_processor(processor)

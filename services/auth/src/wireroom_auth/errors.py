@@ -49,3 +49,12 @@ def account_unavailable() -> WireroomError:
     return WireroomError(
         ErrorKind.UNAUTHENTICATED, "account_unavailable", "This account is not available any more; sign in again."
     )
+
+
+def mail_not_configured() -> WireroomError:
+    """The installation sends no mail."""
+    return WireroomError(
+        ErrorKind.CONFLICT,
+        "mail_not_configured",
+        "This installation sends no mail, which this needs; ask its administrator.",
+    )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from wireroom_common.bus import Catalogue, Subscription
 from wireroom_common.runtime.service import Infra, Periodic, Service
 from wireroom_monitoring.event_log import Appender
+from wireroom_monitoring.gateway_reports import GatewayReports
 from wireroom_monitoring.maintenance import Maintenance
 from wireroom_monitoring.rpc import EventLogServicer, MetricsServicer
+from wireroom_monitoring.security import SecurityAlarm
 from wireroom_monitoring.settings import MonitoringSettings
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.monitoring.v1 import monitoring_pb2_grpc
@@ -19,8 +21,10 @@ def build(settings: MonitoringSettings, infra: Infra) -> Service:
     database = infra.database("monitoring")
     catalogue = Catalogue.from_files(events_pb2.DESCRIPTOR)
     appender = Appender(catalogue, infra.registry)
-    maintenance = Maintenance(database, settings)
-    metrics = MetricsServicer(database)
+    reports = GatewayReports(database, infra.clock)
+    maintenance = Maintenance(database, infra.clock, reports, settings)
+    alarm = SecurityAlarm(database, infra.clock, settings)
+    metrics = MetricsServicer(database, infra.clock, reports, security_threshold=settings.security_threshold)
     event_log = EventLogServicer(database, catalogue)
     return Service(
         name="monitoring",
@@ -30,8 +34,11 @@ def build(settings: MonitoringSettings, infra: Infra) -> Service:
         ),
         # As the system role: the log and the installation's counts belong to no single tenant.
         subscriptions=(Subscription(CONSUMER, work=appender.append, database=database, as_system=True),),
-        periodic=(Periodic("monitoring.partitions", settings.maintenance_interval_seconds, maintenance.make_partitions),),
+        periodic=(
+            Periodic("monitoring.partitions", settings.maintenance_interval_seconds, maintenance.make_partitions),
+            Periodic("monitoring.retention", settings.maintenance_interval_seconds, maintenance.retain),
+            Periodic("monitoring.security", settings.security_interval_seconds, alarm.run),
+        ),
         checks={"database": database.ping},
-        # It has no events of its own to relay; with the database named, the runtime waits for it and its schema before it serves.
         database=database,
     )

@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from wireroom_common.bus import Catalogue, Envelope
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_monitoring.counters import increments
-
-# Events without a tenant are counted under the nil UUID, which no tenant has.
-INSTALLATION = UUID(int=0)
+from wireroom_monitoring.scopes import INSTALLATION
+from wireroom_monitoring.security import Addition, add
+from wireroom_monitoring.security_facts import security_facts
 
 # One statement, hence one round trip under the lock. The row of `log_head` stays locked until the commit: offsets become visible in
 # their order, so a reader's cursor never passes one that is still to come. The generation is read with that lock, not before it.
@@ -39,7 +39,7 @@ _APPEND = text(
         ON CONFLICT (tenant_id, generation, counter)
         DO UPDATE SET value = stats.value + excluded.value, last_offset = excluded.last_offset
     )
-    SELECT last_offset FROM head
+    SELECT generation FROM head
     """
 )
 
@@ -68,8 +68,10 @@ class Appender:
                 "event_type_unknown",
                 f"The event type '{envelope.type[:100]}' is not in this version's catalogue; a newer version can log it.",
             )
-        added = increments(envelope.type, envelope.payload(spec.payload))
-        offset = await connection.scalar(
+        payload = envelope.payload(spec.payload)
+        added = increments(envelope.type, payload)
+        scope = envelope.tenant_id or INSTALLATION
+        generation = await connection.scalar(
             _APPEND,
             {
                 "event_id": envelope.id,
@@ -82,13 +84,16 @@ class Appender:
                 "causation_id": envelope.causation_id,
                 "occurred_at": envelope.time,
                 "data": envelope.data,
-                "scope": envelope.tenant_id or INSTALLATION,
+                "scope": scope,
                 "counters": list(added),
                 "values": list(added.values()),
             },
         )
-        if offset is not None:
-            self._appended.labels(envelope.type).inc()
+        if generation is None:
+            return
+        self._appended.labels(envelope.type).inc()
+        if found := security_facts(payload):
+            await add(connection, generation, [Addition(scope, envelope.time, found)])
 
 
 @dataclass(frozen=True)

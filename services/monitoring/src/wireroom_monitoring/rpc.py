@@ -10,15 +10,20 @@ from uuid import UUID
 from google.protobuf import json_format
 
 from wireroom_common.bus import Catalogue
+from wireroom_common.clock import Clock
 from wireroom_common.db import Database
-from wireroom_common.errors import invalid
-from wireroom_common.principal import current_principal
+from wireroom_common.errors import ErrorKind, WireroomError, invalid
+from wireroom_common.principal import PrincipalKind, current_principal
 from wireroom_monitoring.counters import EVENT_PREFIX, NAMED_COUNTERS
 from wireroom_monitoring.event_log import Entry, read_after
+from wireroom_monitoring.gateway_reports import GatewayReports, read_routes
+from wireroom_monitoring.security import read_security
+from wireroom_monitoring.security_score import expected_failures
 from wireroom_monitoring.stats import read_stats
 from wireroom_protos.monitoring.v1 import monitoring_pb2, monitoring_pb2_grpc
 
 PERMISSION = "monitoring:read"
+SECURITY = "security:read"
 OPERATOR_ROLE = "platform_admin"
 DEFAULT_PAGE = 100
 MAX_PAGE = 500
@@ -27,10 +32,57 @@ MAX_PAGE_BYTES = 2 * 1024 * 1024
 
 
 class MetricsServicer(monitoring_pb2_grpc.MetricsServiceServicer):
-    """Counts from the projection."""
+    """Counts and the security score from the projections; reports of the gateways."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock, reports: GatewayReports, *, security_threshold: int) -> None:
         self._database = database
+        self._clock = clock
+        self._reports = reports
+        self._security_threshold = security_threshold
+
+    async def Report(  # noqa: N802 - gRPC's naming
+        self, request: monitoring_pb2.ReportRequest, context: Any
+    ) -> monitoring_pb2.ReportResponse:
+        """For the gateways alone."""
+        del context
+        principal = current_principal()
+        if principal.kind is not PrincipalKind.SERVICE or principal.subject != "gateway":
+            raise WireroomError(ErrorKind.FORBIDDEN, "gateway_required", "Only the gateway reports requests.")
+        await self._reports.take(request)
+        return monitoring_pb2.ReportResponse()
+
+    async def GetSecurity(  # noqa: N802 - gRPC's naming
+        self, request: monitoring_pb2.GetSecurityRequest, context: Any
+    ) -> monitoring_pb2.GetSecurityResponse:
+        """The caller's tenant; the installation with all tenants for operators."""
+        del request, context
+        principal = current_principal()
+        principal.require(SECURITY)
+        everything = OPERATOR_ROLE in principal.roles
+        async with self._database.system() if everything else self._database.tenant(principal.tenant()) as connection:
+            security = await read_security(connection, self._clock.now())
+        seen = security.seen
+        response = monitoring_pb2.GetSecurityResponse(
+            score=security.score.value,
+            threshold=self._security_threshold,
+            parts=[
+                monitoring_pb2.ScorePart(name=part.name, points=part.points, count=part.count) for part in security.score.parts
+            ],
+            logins_failed=seen.logins_failed,
+            logins_succeeded=seen.logins_succeeded,
+            addresses_blocked=seen.addresses_blocked,
+            threats=seen.threats,
+            failed_by_reason=[
+                monitoring_pb2.ReasonCount(reason=reason, count=count) for reason, count in seen.failed_by_reason.items()
+            ],
+            failed_accounts=seen.failed_accounts,
+            failed_addresses=seen.failed_addresses,
+            failures_expected=expected_failures(seen.failed_by_day_before),
+        )
+        for logins in security.by_hour:
+            hour = response.by_hour.add(failed=logins.failed, succeeded=logins.succeeded)
+            hour.hour.FromDatetime(logins.hour)
+        return response
 
     async def GetStats(  # noqa: N802 - gRPC's naming
         self, request: monitoring_pb2.GetStatsRequest, context: Any
@@ -42,6 +94,7 @@ class MetricsServicer(monitoring_pb2_grpc.MetricsServiceServicer):
         everything = OPERATOR_ROLE in principal.roles
         async with self._database.system() if everything else self._database.tenant(principal.tenant()) as connection:
             stats = await read_stats(connection)
+            routes = await read_routes(connection)
         return monitoring_pb2.GetStatsResponse(
             **{name: stats.counters.get(name, 0) for name in NAMED_COUNTERS},
             events=[
@@ -50,6 +103,7 @@ class MetricsServicer(monitoring_pb2_grpc.MetricsServiceServicer):
                 if counter.startswith(EVENT_PREFIX)
             ],
             offset=stats.offset,
+            routes=routes,
         )
 
 

@@ -1,4 +1,4 @@
-"""The projection `stats`: reading it, and rebuilding it from the log."""
+"""The projections: reading `stats`, and rebuilding all of them from the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from wireroom_common.bus import Catalogue
 from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_monitoring.counters import increments
-from wireroom_monitoring.event_log import INSTALLATION, Entry, read_after
+from wireroom_monitoring.event_log import Entry, read_after
+from wireroom_monitoring.scopes import INSTALLATION
+from wireroom_monitoring.security import Addition, add
+from wireroom_monitoring.security_facts import security_facts
 from wireroom_protos.events.v1 import events_pb2
 
 
@@ -39,7 +42,7 @@ async def read_stats(connection: AsyncConnection) -> Stats:
 
 
 async def rebuild_projection(database: Database, *, batch_size: int = 1000) -> int:
-    """Replay the log into a new generation of `stats` and switch to it; returns the offset up to which it was replayed.
+    """Replay the log into a new generation of the projections and switch to it; returns the offset up to which it was replayed.
 
     Appending goes on meanwhile and waits only for the last, short batch. Readers see the old generation until the switch. A rebuild
     that is started while another runs takes over: the older one ends with CONFLICT and changes nothing that is read.
@@ -52,7 +55,7 @@ async def rebuild_projection(database: Database, *, batch_size: int = 1000) -> i
             )
         ).scalar_one()
         # What an abandoned rebuild left behind.
-        await connection.execute(text("DELETE FROM stats WHERE generation <> (SELECT generation FROM log_head)"))
+        await _drop_others(connection)
     offset = 0
     while True:
         async with database.system() as connection:
@@ -73,8 +76,15 @@ async def rebuild_projection(database: Database, *, batch_size: int = 1000) -> i
         await connection.execute(
             text("UPDATE log_head SET generation = :generation, building = NULL"), {"generation": generation}
         )
-        await connection.execute(text("DELETE FROM stats WHERE generation <> :generation"), {"generation": generation})
+        await _drop_others(connection)
     return offset
+
+
+async def _drop_others(connection: AsyncConnection) -> None:
+    for table in ("stats", "security_hours", "security_subjects"):
+        await connection.execute(
+            text(f"DELETE FROM {table} WHERE generation <> (SELECT generation FROM log_head)")  # noqa: S608  literals
+        )
 
 
 def _superseded() -> WireroomError:
@@ -85,13 +95,18 @@ def _superseded() -> WireroomError:
 
 async def _add(connection: AsyncConnection, catalogue: Catalogue, generation: int, entries: Sequence[Entry]) -> None:
     sums: dict[tuple[UUID, str], tuple[int, int]] = {}
+    security: list[Addition] = []
     for entry in entries:
         spec = catalogue.events.get(entry.type)
         # An older version may replay a newer one's log: it counts the events it does not understand.
         payload = spec.payload.FromString(entry.data) if spec else None
+        scope = entry.tenant_id or INSTALLATION
+        if found := security_facts(payload):
+            security.append(Addition(scope, entry.time, found))
         for counter, value in increments(entry.type, payload).items():
-            key = (entry.tenant_id or INSTALLATION, counter)
+            key = (scope, counter)
             sums[key] = (sums.get(key, (0, 0))[0] + value, entry.offset)
+    await add(connection, generation, security)
     if not sums:
         return
     await connection.execute(

@@ -109,6 +109,25 @@ def messaging_tables(schema: str) -> list[str]:
     ]
 
 
+def idempotency_table(schema: str) -> list[str]:
+    """Which request with an idempotency key has taken effect on what; written by `outbox.emit` in the effect's transaction."""
+    return [
+        f"""
+        CREATE TABLE {schema}.idempotency (
+            tenant_id uuid NOT NULL,
+            key_hash text NOT NULL,
+            call_id uuid NOT NULL,
+            subject text NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (tenant_id, key_hash)
+        )
+        """,
+        f"CREATE INDEX idempotency_age ON {schema}.idempotency (created_at)",
+        *tenant_table(schema, "idempotency", system="SELECT, INSERT, UPDATE, DELETE"),
+        f"REVOKE UPDATE, DELETE ON {schema}.idempotency FROM {schema}_app",
+    ]
+
+
 def service_roles(service: str, password: str | None) -> list[str]:
     """Statements, for an administrator, that make the service's roles and schema. Idempotent."""
     statements: list[str] = []

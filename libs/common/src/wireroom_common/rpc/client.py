@@ -14,14 +14,27 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from wireroom_common.errors import WireroomError
 from wireroom_common.principal import ANONYMOUS, Principal, current_principal
-from wireroom_common.rpc.context import current_client_address, current_request_id, received_principal, remaining_time
+from wireroom_common.rpc.context import (
+    current_client_address,
+    current_request_id,
+    idempotency_key_to_send,
+    received_principal,
+    remaining_time,
+)
 from wireroom_common.rpc.failures import error_from, unavailable_error
 from wireroom_common.rpc.local_call import MAX_MESSAGE_BYTES
 from wireroom_common.rpc.metrics import CANCELLED, OK, ClientMetrics
-from wireroom_common.rpc.server import CLIENT_ADDRESS_KEY, METADATA_BYTES, REQUEST_ID_KEY, STREAM_DEADLINE, UNARY_DEADLINE
+from wireroom_common.rpc.server import (
+    CLIENT_ADDRESS_KEY,
+    IDEMPOTENCY_KEY,
+    METADATA_BYTES,
+    REQUEST_ID_KEY,
+    STREAM_DEADLINE,
+    UNARY_DEADLINE,
+)
 from wireroom_common.rpc.signing import PRINCIPAL_KEY, PrincipalSigner
 
-_RESERVED = frozenset({PRINCIPAL_KEY, REQUEST_ID_KEY, CLIENT_ADDRESS_KEY, "traceparent", "tracestate"})
+_RESERVED = frozenset({PRINCIPAL_KEY, REQUEST_ID_KEY, CLIENT_ADDRESS_KEY, IDEMPOTENCY_KEY, "traceparent", "tracestate"})
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -154,6 +167,9 @@ class ServiceChannel(grpc.aio.Channel):
         client_address = current_client_address()
         if client_address:
             entries.append((CLIENT_ADDRESS_KEY, client_address))
+        idempotency_key = idempotency_key_to_send()
+        if idempotency_key:
+            entries.append((IDEMPOTENCY_KEY, idempotency_key))
         return entries
 
     def _signed_principal(self, limit: float) -> bytes:

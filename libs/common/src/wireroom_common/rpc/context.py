@@ -7,6 +7,7 @@ work that is to outlive the call is started with `asyncio.create_task(…, conte
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from wireroom_common.errors import WireroomError
+from wireroom_common.ids import new_id
 from wireroom_common.principal import Principal, PrincipalKind, current_principal, set_current_principal
 
 _MAX_REQUEST_ID = 128
+_IDEMPOTENCY_KEY = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
 
@@ -29,10 +32,20 @@ class ReceivedPrincipal:
     signed: bytes
 
 
+@dataclass(frozen=True)
+class EffectKey:
+    """The idempotency key of the call being served, made specific to its method, and the call's own id."""
+
+    value: str
+    call_id: UUID
+
+
 _received: ContextVar[ReceivedPrincipal | None] = ContextVar("wireroom_rpc_received_principal", default=None)
 _deadline: ContextVar[float | None] = ContextVar("wireroom_rpc_deadline", default=None)
 _request_id: ContextVar[str] = ContextVar("wireroom_rpc_request_id", default="")
 _client_address: ContextVar[str] = ContextVar("wireroom_rpc_client_address", default="")
+_sent_idempotency_key: ContextVar[str] = ContextVar("wireroom_rpc_idempotency_key", default="")
+_effect_key: ContextVar[EffectKey | None] = ContextVar("wireroom_rpc_effect_key", default=None)
 
 
 def received_principal() -> ReceivedPrincipal | None:
@@ -82,6 +95,34 @@ def set_client_address(address: str) -> None:
     Anything that could not be an IPv4 or IPv6 address counts as none.
     """
     _client_address.set(address if _ADDRESS.fullmatch(address) else "")
+
+
+def idempotency_key_to_send() -> str:
+    """What calls made from here carry as `idempotency-key`; empty for none. It ends at the service that is called."""
+    return _sent_idempotency_key.get()
+
+
+def set_idempotency_key(key: str) -> None:
+    """For the gateway: calls made from here on carry `key`, 64 hexadecimal digits; empty for none."""
+    if key and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise ValueError("an idempotency key is 64 hexadecimal digits")
+    _sent_idempotency_key.set(key)
+
+
+def current_effect_key() -> EffectKey | None:
+    """The key under which the call being served may change something once; None if it has none."""
+    return _effect_key.get()
+
+
+def receive_idempotency_key(key: str, method: str) -> None:
+    """For the RPC server: the key that the call to `method` carries. What is not a key counts as none."""
+    # A servicer's own calls are other effects: they do not carry the key on.
+    _sent_idempotency_key.set("")
+    if _IDEMPOTENCY_KEY.fullmatch(key):
+        # A request may lead to calls of several methods, each with its own effect.
+        _effect_key.set(EffectKey(hashlib.sha256(f"{method} {key}".encode()).hexdigest(), new_id()))
+    else:
+        _effect_key.set(None)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from wireroom_common.principal import PrincipalKind
 from wireroom_common.rpc.context import (
     ReceivedPrincipal,
     current_request_id,
+    receive_idempotency_key,
     set_client_address,
     set_received_principal,
     set_remaining_time,
@@ -39,6 +40,7 @@ STREAM_DEADLINE = 600.0
 METADATA_BYTES = 32 * 1024
 REQUEST_ID_KEY = "x-request-id"
 CLIENT_ADDRESS_KEY = "x-client-address"
+IDEMPOTENCY_KEY = "idempotency-key"
 # Probes of orchestrators carry no principal, and Watch has no end.
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
@@ -165,6 +167,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         set_request_id(request_id if isinstance(request_id, str) else "")
         client_address = next((value for key, value in metadata if key == CLIENT_ADDRESS_KEY), "")
         set_client_address(client_address if isinstance(client_address, str) else "")
+        idempotency_key = next((value for key, value in metadata if key == IDEMPOTENCY_KEY), "")
+        receive_idempotency_key(idempotency_key if isinstance(idempotency_key, str) else "", full_method)
         structlog.contextvars.bind_contextvars(request_id=current_request_id(), rpc=full_method)
         values = [value for key, value in metadata if key == PRINCIPAL_KEY]
         if len(values) != 1 or not isinstance(values[0], bytes):

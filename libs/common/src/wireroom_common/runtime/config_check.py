@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dotenv import dotenv_values
-from pydantic import SecretStr, ValidationError
+from pydantic import AliasChoices, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
 from pydantic_settings.exceptions import SettingsError as UnreadableError
 
@@ -44,10 +44,7 @@ def load(settings: type[S], env_file: Path | None) -> S:
         name = f"{prefix}{field[1]}".upper() if field else "A setting"
         raise SettingsError(f"These settings cannot be used:\n  {name}: is not valid JSON") from None
     except ValidationError as error:
-        lines = [
-            f"  {prefix}{'.'.join(map(str, item['loc']))}".upper() + f": {item['msg']}"
-            for item in error.errors(include_input=False)
-        ]
+        lines = [f"  {_variable(prefix, item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)]
         raise SettingsError("These settings cannot be used:\n" + "\n".join(lines)) from None
 
 
@@ -61,11 +58,19 @@ def describe(settings: Iterable[BaseSettings], env_file: Path | None) -> list[Se
         prefix = instance.model_config.get("env_prefix", "")
         for field, info in type(instance).model_fields.items():
             name = f"{prefix}{field}".upper()
-            source = "environment" if name in environment else str(env_file) if name in file_names else "default"
+            choices = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else ()
+            names = {name} | {str(choice).upper() for choice in choices}
+            source = "environment" if names & environment else str(env_file) if names & file_names else "default"
             value = getattr(instance, field)
             shown = "(set, hidden)" if isinstance(value, SecretStr) and source != "default" else _plain(value)
             lines.append(SettingLine(name, shown, source, info.description or ""))
     return lines
+
+
+def _variable(prefix: str, location: tuple[int | str, ...]) -> str:
+    # A field with several names is told by the first of them, prefix included.
+    name = ".".join(map(str, location)).upper()
+    return name if name.startswith(prefix.upper()) else f"{prefix}{name}".upper()
 
 
 def _plain(value: object) -> str:

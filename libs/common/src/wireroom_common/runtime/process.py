@@ -19,6 +19,7 @@ from wireroom_common.bus.relay import Relay, RelayMetrics
 from wireroom_common.db.migrate import require_current
 from wireroom_common.error_text import describe_error
 from wireroom_common.errors import ErrorKind, WireroomError
+from wireroom_common.idempotency import purge_effects
 from wireroom_common.inbox import purge_inbox
 from wireroom_common.logging import get_logger
 from wireroom_common.runtime.health import Health
@@ -31,6 +32,8 @@ from wireroom_common.runtime.status import register_status
 _STOP_MARGIN = 10.0
 _DATABASE_WAIT = 60.0
 _INBOX_KEPT = timedelta(days=14)
+# Longer than any gateway answers a repeated request from its store.
+_EFFECTS_KEPT = timedelta(days=8)
 _READINESS_INTERVAL = 1.0
 
 Build = Callable[[Infra], Service]
@@ -56,6 +59,7 @@ class Process:
         self._periodic_failures = Counter(
             "wireroom_periodic_failures", "Failed runs of periodic work", ["service", "name"], registry=infra.registry
         )
+        self._http: list[HttpServers] = []
         self.urls: list[str] = []
 
     def request_stop(self) -> None:
@@ -83,6 +87,8 @@ class Process:
                 for item in health:
                     item.accept(False)
                 await self._infra.report_ready(False)
+                for servers in self._http:
+                    servers.drain()
                 await asyncio.sleep(self._infra.settings.drain_delay)
         self._log.info("stopped")
         if self._failure is not None:
@@ -159,7 +165,9 @@ class Process:
                 certificate_dir=self._infra.settings.data_dir / "tls",
                 clock=self._infra.clock,
                 drain_timeout=self._infra.settings.drain_timeout,
+                registry=self._infra.registry,
             )
+            self._http.append(servers)
             stack.push_async_callback(servers.stop)
             self.urls += await servers.start()
             for task in servers.tasks:
@@ -215,7 +223,11 @@ class Process:
             while await purge_inbox(database, _INBOX_KEPT):
                 pass
 
-        return [Periodic("purge_inbox", 600.0, purge)]
+        async def purge_keys() -> None:
+            while await purge_effects(database, _EFFECTS_KEPT):
+                pass
+
+        return [Periodic("purge_inbox", 600.0, purge), Periodic("purge_idempotency", 600.0, purge_keys)]
 
     async def _repeat(self, service: str, work: Periodic) -> None:
         while True:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from wireroom_common.bus import Subscription
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
+from wireroom_common.runtime.http_limits import HttpLimits
 
 # `add_<Service>Servicer_to_server` as generated, bound to its servicer by the service: register(server) adds it.
 RpcRegistration = Callable[[grpc.aio.Server], None]
@@ -35,7 +36,10 @@ class Periodic:
 
 @dataclass(frozen=True)
 class HttpApp:
-    """An ASGI application and where it listens. `tls_port` 0 means no HTTPS; port 0 picks a free one."""
+    """An ASGI application and where it listens. `tls_port` 0 means no HTTPS; port 0 picks a free one.
+
+    A request that the listener refuses reaches the application with a `Refusal` in its scope (see `http_limits`), to be rendered.
+    """
 
     app: Any
     host: str
@@ -43,6 +47,11 @@ class HttpApp:
     tls_port: int = 0
     tls_cert: str = ""
     tls_key: str = ""
+    limits: HttpLimits = field(default_factory=HttpLimits)
+    # Addresses and networks.
+    trusted_proxies: tuple[str, ...] = ()
+    # Connections begin with a header of the PROXY protocol, and come from trusted proxies only.
+    proxy_protocol: bool = False
 
 
 @dataclass(frozen=True)

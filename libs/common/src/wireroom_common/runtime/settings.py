@@ -8,8 +8,6 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-MINIMUM_SECRET_BYTES = 32
-
 
 def _check_scheme(url: str, *schemes: str) -> None:
     """ValueError unless `url` begins with one of the schemes; without the URL, which may hold a password."""

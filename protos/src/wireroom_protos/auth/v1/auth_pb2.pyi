@@ -1275,9 +1275,17 @@ class FinishOidcResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
     RETURN_TO_FIELD_NUMBER: _builtins.int
+    MFA_TOKEN_FIELD_NUMBER: _builtins.int
+    MFA_EXPIRES_IN_FIELD_NUMBER: _builtins.int
     return_to: _builtins.str
+    mfa_token: _builtins.str
+    """Set instead of the tokens: to be presented with a code to FinishLogin."""
+    mfa_expires_in: _builtins.int
+    """Seconds in which mfa_token is valid."""
     @_builtins.property
-    def tokens(self) -> Global___Tokens: ...
+    def tokens(self) -> Global___Tokens:
+        """Unset when a second factor is still to come."""
+
     @_builtins.property
     def user(self) -> Global___User: ...
     def __init__(
@@ -1286,10 +1294,12 @@ class FinishOidcResponse(_message.Message):
         tokens: Global___Tokens | None = ...,
         user: Global___User | None = ...,
         return_to: _builtins.str = ...,
+        mfa_token: _builtins.str = ...,
+        mfa_expires_in: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["return_to", b"return_to", "tokens", b"tokens", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mfa_expires_in", b"mfa_expires_in", "mfa_token", b"mfa_token", "return_to", b"return_to", "tokens", b"tokens", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2945,6 +2955,9 @@ class VerifyKeyResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     SIGNATURE_REQUIRED_FIELD_NUMBER: _builtins.int
     SIGNING_SECRET_FIELD_NUMBER: _builtins.int
+    PREVIOUS_SIGNING_SECRET_FIELD_NUMBER: _builtins.int
+    PREVIOUS_UNTIL_FIELD_NUMBER: _builtins.int
+    TENANT_EPOCH_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     tenant_id: _builtins.str
     user_id: _builtins.str
@@ -2953,6 +2966,10 @@ class VerifyKeyResponse(_message.Message):
     signature_required: _builtins.bool
     signing_secret: _builtins.bytes
     """For keys whose requests are signed."""
+    previous_signing_secret: _builtins.bytes
+    """The signing secret that a rotation replaced, until `previous_until`; empty without one."""
+    tenant_epoch: _builtins.int
+    """The epoch of the owner's tenant."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -2963,6 +2980,8 @@ class VerifyKeyResponse(_message.Message):
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def previous_until(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -2976,10 +2995,13 @@ class VerifyKeyResponse(_message.Message):
         limits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         signature_required: _builtins.bool = ...,
         signing_secret: _builtins.bytes = ...,
+        previous_signing_secret: _builtins.bytes = ...,
+        previous_until: _timestamp_pb2.Timestamp | None = ...,
+        tenant_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "previous_until", b"previous_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "expires_at", b"expires_at", "key_id", b"key_id", "limits", b"limits", "permissions", b"permissions", "roles", b"roles", "signature_required", b"signature_required", "signing_secret", b"signing_secret", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "expires_at", b"expires_at", "key_id", b"key_id", "limits", b"limits", "permissions", b"permissions", "previous_signing_secret", b"previous_signing_secret", "previous_until", b"previous_until", "roles", b"roles", "signature_required", b"signature_required", "signing_secret", b"signing_secret", "tenant_epoch", b"tenant_epoch", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

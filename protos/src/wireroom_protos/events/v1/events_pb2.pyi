@@ -29,7 +29,7 @@ class AuthUserRegistered(_message.Message):
     user_id: _builtins.str
     email_sha256: _builtins.str
     via: _builtins.str
-    """"admin_token", "invitation" or "open"."""
+    """"admin_token", "invitation", "open", "created" (by an administrator) or "oidc"."""
     def __init__(
         self,
         *,
@@ -273,6 +273,73 @@ class AuthPasswordChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuthPasswordChanged: _TypeAlias = AuthPasswordChanged  # noqa: Y015
+
+@_typing.final
+class AuthEmailVerified(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_SHA256_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    email_sha256: _builtins.str
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        email_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email_sha256", b"email_sha256", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthEmailVerified: _TypeAlias = AuthEmailVerified  # noqa: Y015
+
+@_typing.final
+class AuthSecondFactorChanged(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    change: _builtins.str
+    """"enabled", "disabled" or "recovery_code_used"."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        change: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthSecondFactorChanged: _TypeAlias = AuthSecondFactorChanged  # noqa: Y015
+
+@_typing.final
+class AuthIdentityLinked(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    provider: _builtins.str
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthIdentityLinked: _TypeAlias = AuthIdentityLinked  # noqa: Y015
 
 @_typing.final
 class AuthTenantCreated(_message.Message):

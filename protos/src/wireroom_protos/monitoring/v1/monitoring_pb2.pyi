@@ -402,6 +402,54 @@ class ScorePart(_message.Message):
 Global___ScorePart: _TypeAlias = ScorePart  # noqa: Y015
 
 @_typing.final
+class ReasonCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReasonCount: _TypeAlias = ReasonCount  # noqa: Y015
+
+@_typing.final
+class HourLogins(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOUR_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    failed: _builtins.int
+    succeeded: _builtins.int
+    @_builtins.property
+    def hour(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        hour: _timestamp_pb2.Timestamp | None = ...,
+        failed: _builtins.int = ...,
+        succeeded: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hour", b"hour"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "hour", b"hour", "succeeded", b"succeeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HourLogins: _TypeAlias = HourLogins  # noqa: Y015
+
+@_typing.final
 class GetSecurityResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -412,6 +460,11 @@ class GetSecurityResponse(_message.Message):
     LOGINS_SUCCEEDED_FIELD_NUMBER: _builtins.int
     ADDRESSES_BLOCKED_FIELD_NUMBER: _builtins.int
     THREATS_FIELD_NUMBER: _builtins.int
+    FAILED_BY_REASON_FIELD_NUMBER: _builtins.int
+    BY_HOUR_FIELD_NUMBER: _builtins.int
+    FAILED_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    FAILED_ADDRESSES_FIELD_NUMBER: _builtins.int
+    FAILURES_EXPECTED_FIELD_NUMBER: _builtins.int
     score: _builtins.int
     """0 to 100."""
     threshold: _builtins.int
@@ -420,8 +473,19 @@ class GetSecurityResponse(_message.Message):
     logins_succeeded: _builtins.int
     addresses_blocked: _builtins.int
     threats: _builtins.int
+    failed_accounts: _builtins.int
+    """Distinct accounts and addresses among the failed logins."""
+    failed_addresses: _builtins.int
+    failures_expected: _builtins.int
+    """Up to how many failed logins in 24 hours cost nothing, from the seven days before."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScorePart]: ...
+    @_builtins.property
+    def failed_by_reason(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReasonCount]: ...
+    @_builtins.property
+    def by_hour(self) -> _containers.RepeatedCompositeFieldContainer[Global___HourLogins]:
+        """The last 24 hours, oldest first; hours without a login are left out."""
+
     def __init__(
         self,
         *,
@@ -432,10 +496,15 @@ class GetSecurityResponse(_message.Message):
         logins_succeeded: _builtins.int = ...,
         addresses_blocked: _builtins.int = ...,
         threats: _builtins.int = ...,
+        failed_by_reason: _abc.Iterable[Global___ReasonCount] | None = ...,
+        by_hour: _abc.Iterable[Global___HourLogins] | None = ...,
+        failed_accounts: _builtins.int = ...,
+        failed_addresses: _builtins.int = ...,
+        failures_expected: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_blocked", b"addresses_blocked", "logins_failed", b"logins_failed", "logins_succeeded", b"logins_succeeded", "parts", b"parts", "score", b"score", "threats", b"threats", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_blocked", b"addresses_blocked", "by_hour", b"by_hour", "failed_accounts", b"failed_accounts", "failed_addresses", b"failed_addresses", "failed_by_reason", b"failed_by_reason", "failures_expected", b"failures_expected", "logins_failed", b"logins_failed", "logins_succeeded", b"logins_succeeded", "parts", b"parts", "score", b"score", "threats", b"threats", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,4 +41,5 @@ async def record(
         tenant_id=tenant_id,
         subject=subject,
         actor=actor,
+        effect=outcome == "success",
     )

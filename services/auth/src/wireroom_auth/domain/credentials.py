@@ -22,6 +22,7 @@ _ID_ALPHABET = string.ascii_lowercase + string.digits
 _ID_LENGTH = 8
 _API_KEY = re.compile(r"wr_[a-z0-9]{8}_[A-Za-z0-9_-]{43}")
 _REFRESH_TOKEN = re.compile(r"wr_rt_[A-Za-z0-9_-]{43}")
+_INVITATION_TOKEN = re.compile(r"wr_inv_[A-Za-z0-9_-]{43}")
 
 
 def new_admin_token() -> str:
@@ -32,6 +33,11 @@ def new_admin_token() -> str:
 def new_refresh_token() -> str:
     """A refresh token."""
     return f"wr_rt_{secrets.token_urlsafe(_SECRET_BYTES)}"
+
+
+def new_invitation_token() -> str:
+    """The token of an invitation."""
+    return f"wr_inv_{secrets.token_urlsafe(_SECRET_BYTES)}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,11 @@ def new_api_key() -> NewApiKey:
     return NewApiKey(f"wr_{visible}", f"wr_{visible}_{secrets.token_urlsafe(_SECRET_BYTES)}")
 
 
+def new_signing_secret() -> str:
+    """A secret with which a client signs its requests (HMAC-SHA256): its ASCII bytes are the key."""
+    return f"wr_sig_{secrets.token_urlsafe(_SECRET_BYTES)}"
+
+
 def looks_like_api_key(text: str) -> bool:
     """Whether the text has the form of an API key."""
     return _API_KEY.fullmatch(text) is not None
@@ -56,6 +67,11 @@ def looks_like_api_key(text: str) -> bool:
 def looks_like_refresh_token(text: str) -> bool:
     """Whether the text has the form of a refresh token."""
     return _REFRESH_TOKEN.fullmatch(text) is not None
+
+
+def looks_like_invitation_token(text: str) -> bool:
+    """Whether the text has the form of an invitation's token."""
+    return _INVITATION_TOKEN.fullmatch(text) is not None
 
 
 def digest(credential: str) -> bytes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from wireroom_auth.domain.permissions import grantable_to_keys, permissions_of, permissions_of_key
 from wireroom_common.errors import invalid
 
 DEFAULT_TENANT = "default"
@@ -21,7 +23,7 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 
 @dataclass(frozen=True)
 class User:
-    """A person with an account."""
+    """A person with an account. `disabled_at`: since when they may not sign in, be it that they or their tenant are disabled."""
 
     id: UUID
     tenant_id: UUID
@@ -31,14 +33,34 @@ class User:
     epoch: int
     created_at: datetime
     disabled_at: datetime | None = None
+    # What the custom roles among `roles` give, as stored.
+    custom_permissions: frozenset[str] = frozenset()
+    tenant_epoch: int = 0
+    email_verified_at: datetime | None = None
+    # Whether a login asks for more than the password.
+    second_factor: bool = False
+
+    @property
+    def permissions(self) -> frozenset[str]:
+        """What the user may do when signed in."""
+        return permissions_of(self.roles, self.custom_permissions)
+
+    @property
+    def grantable_to_keys(self) -> frozenset[str]:
+        """What an API key of this user may name."""
+        return grantable_to_keys(self.roles, self.custom_permissions)
+
+    def permissions_of_key(self, named: Iterable[str]) -> frozenset[str]:
+        """What a key of this user that names these permissions may do now."""
+        return permissions_of_key(named, self.roles, self.custom_permissions)
 
 
 @dataclass(frozen=True)
 class Account:
-    """A user together with the password's hash."""
+    """A user together with the password's hash; None for an account that has no password (yet)."""
 
     user: User
-    password_hash: str
+    password_hash: str | None
 
 
 def normalise_email(text: str) -> str:

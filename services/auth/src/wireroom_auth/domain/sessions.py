@@ -38,6 +38,8 @@ class PresentedToken:
     counter: int
     latest: int
     used_at: datetime | None
+    # False for a token that was spent without one: replaced when the password was changed.
+    has_successor: bool = True
 
 
 class Rotation(Enum):
@@ -50,15 +52,21 @@ class Rotation(Enum):
     ENDED = auto()  # The session is revoked or over, or its user disabled.
 
 
-def decide_rotation(session: Session, token: PresentedToken, *, user_disabled: bool, now: datetime, grace: timedelta) -> Rotation:
-    """Order is taken from the counter, never from time stamps: two rotations may happen in the same instant."""
-    if session.revoked_at is not None or now >= session.expires_at or user_disabled:
+def decide_rotation(
+    session: Session, token: PresentedToken, *, user_disabled: bool, now: datetime, grace: timedelta, ended: bool | None = None
+) -> Rotation:
+    """Order is taken from the counter, never from time stamps: two rotations may happen in the same instant.
+
+    `now` must come from the clock that stamped `used_at`. `ended` says whether the session is over when another clock decides that.
+    """
+    over = now >= session.expires_at if ended is None else ended
+    if session.revoked_at is not None or over or user_disabled:
         return Rotation.ENDED
     if token.used_at is None:
         return Rotation.SUCCESSOR
     if now - token.used_at > grace:
         return Rotation.REUSED
-    return Rotation.SAME_SUCCESSOR if token.latest == token.counter + 1 else Rotation.SUPERSEDED
+    return Rotation.SAME_SUCCESSOR if token.has_successor and token.latest == token.counter + 1 else Rotation.SUPERSEDED
 
 
 @dataclass(frozen=True)
@@ -87,3 +95,13 @@ class Revocation:
 
     credential_id: UUID
     revoked_at: datetime
+
+
+@dataclass(frozen=True)
+class RaisedEpoch:
+    """Access tokens of the user (without one: of the tenant) with a lower epoch are void."""
+
+    tenant_id: UUID
+    user_id: UUID | None
+    epoch: int
+    raised_at: datetime

@@ -7,13 +7,22 @@ from typing import Any, Protocol
 
 
 class PasswordHashing(Protocol):
-    """Argon2id, off the event loop."""
+    """Argon2id, and bcrypt for imported hashes, off the event loop. Everything here is UNAVAILABLE when too many wait."""
 
     async def hash(self, password: str) -> str:
-        """The hash to store; UNAVAILABLE when too many wait."""
+        """The hash to store."""
 
-    async def verify(self, password: str, password_hash: str | None) -> bool:
-        """Whether the password fits; False for None, after the same work. UNAVAILABLE when too many wait."""
+    async def hash_new(self, password: str, *, email: str, name: str) -> str:
+        """The hash of a password that this person chooses; INVALID, with a code for the reason, unless they may choose it."""
+
+    async def verify(self, password: str, password_hash: str | None, *, usable: bool = True) -> bool:
+        """Whether the password fits; False for None.
+
+        What does not fit, is None, or is not `usable` for another reason, takes the same work in all cases.
+        """
+
+    def is_current(self, password_hash: str) -> bool:
+        """Whether the hash was made as `hash` makes them now."""
 
 
 class AccessTokenSigner(Protocol):

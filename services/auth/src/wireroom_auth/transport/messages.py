@@ -32,6 +32,9 @@ def user_message(user: User, permissions: Iterable[str]) -> auth_pb2.User:
         roles=sorted(user.roles),
         permissions=sorted(permissions),
         created_at=timestamp(user.created_at),
+        disabled_at=timestamp(user.disabled_at),
+        email_verified_at=timestamp(user.email_verified_at),
+        second_factor=user.second_factor,
     )
 
 
@@ -45,8 +48,9 @@ def tokens_message(tokens: IssuedTokens) -> auth_pb2.Tokens:
     )
 
 
-def key_message(key: ApiKey) -> auth_pb2.ApiKey:
-    """A key without its secret."""
+def key_message(key: ApiKey, now: datetime) -> auth_pb2.ApiKey:
+    """A key without its secrets."""
+    overlaps = key.previous_until is not None and key.previous_until > now
     return auth_pb2.ApiKey(
         id=str(key.id),
         name=key.name,
@@ -56,4 +60,9 @@ def key_message(key: ApiKey) -> auth_pb2.ApiKey:
         expires_at=timestamp(key.expires_at),
         last_used_at=timestamp(key.last_used_at),
         owner_id=str(key.owner_id),
+        limits=dict(key.limits),
+        budget_day_micros=key.budget_day_micros,
+        budget_month_micros=key.budget_month_micros,
+        signature_required=key.signature_required,
+        previous_secret_until=timestamp(key.previous_until) if overlaps else None,
     )

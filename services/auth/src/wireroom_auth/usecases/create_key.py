@@ -2,72 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 
-from wireroom_auth.domain.api_keys import ApiKey
-from wireroom_auth.domain.credentials import new_api_key
-from wireroom_auth.domain.identity import normalise_name
-from wireroom_auth.domain.permissions import ALL_PERMISSIONS, grantable_to_keys
-from wireroom_auth.errors import account_unavailable
-from wireroom_auth.ports.accounts import Accounts
+from wireroom_auth.domain.api_keys import ApiKey, KeySecrets, check_budget
 from wireroom_auth.ports.api_keys import ApiKeys
+from wireroom_auth.usecases.key_terms import KeyTerms, key_name, new_secrets
 from wireroom_common.clock import Clock
-from wireroom_common.errors import ErrorKind, WireroomError, invalid
+from wireroom_common.errors import invalid
 from wireroom_common.ids import new_id
-from wireroom_common.principal import Principal, PrincipalKind
+from wireroom_common.principal import Principal
 
-MANAGE_OWN = "apikeys:manage:own"
 _LONGEST_TTL = timedelta(days=3650)
+
+
+@dataclass(frozen=True)
+class KeyRequest:
+    """What the owner asks for; `ttl_seconds` 0 for no expiry."""
+
+    name: str
+    permissions: Sequence[str] = ()
+    ttl_seconds: int = 0
+    limits: Mapping[str, int] = field(default_factory=dict)
+    budget_day_micros: int = 0
+    budget_month_micros: int = 0
+    signature_required: bool = False
 
 
 class CreateKey:
     """A key never holds more than its owner, and a key makes no keys."""
 
-    def __init__(self, accounts: Accounts, keys: ApiKeys, clock: Clock, *, max_live: int) -> None:
-        self._accounts = accounts
+    def __init__(self, terms: KeyTerms, keys: ApiKeys, clock: Clock, *, max_live: int) -> None:
+        self._terms = terms
         self._keys = keys
         self._clock = clock
         self._max_live = max_live
 
-    async def run(self, caller: Principal, name: str, permissions: Sequence[str], ttl_seconds: int) -> tuple[ApiKey, str]:
-        """The key and its secret, which is not kept. INVALID for bad fields, FORBIDDEN for more than the owner has."""
-        if caller.kind is not PrincipalKind.USER:
-            # An unrestricted key would get all that its owner has: more, perhaps, than the key that asks for it.
-            raise WireroomError(
-                ErrorKind.FORBIDDEN, "session_required", "API keys are made by a signed-in user, not with an API key."
-            )
-        caller.require(MANAGE_OWN)
-        name = normalise_name(name)
-        if not name:
-            raise invalid("name_missing", "Give the key a name, by which you will recognise it in the list.", field="name")
-        wanted = frozenset(permissions)
-        if unknown := sorted(wanted - ALL_PERMISSIONS):
-            raise invalid("permission_unknown", f"There is no permission '{unknown[0][:64]}'.", field="permissions")
-        if not 0 <= ttl_seconds <= _LONGEST_TTL.total_seconds():
+    async def run(self, caller: Principal, request: KeyRequest) -> tuple[ApiKey, KeySecrets]:
+        """The key and its secrets, which are not kept. INVALID for bad fields, FORBIDDEN for more than the owner has."""
+        owner = await self._terms.owner(caller)
+        if not 0 <= request.ttl_seconds <= _LONGEST_TTL.total_seconds():
             raise invalid(
                 "ttl_out_of_range", "The lifetime is a number of seconds up to ten years; 0 for no expiry.", field="ttl_seconds"
             )
-        owner = await self._accounts.get(caller.tenant(), caller.user_id())
-        if owner is None or owner.disabled_at is not None:
-            raise account_unavailable()
-        if exceeding := sorted(wanted - grantable_to_keys(owner.roles)):
-            raise WireroomError(
-                ErrorKind.FORBIDDEN,
-                "permission_exceeds_owner",
-                f"A key can only hold permissions that you hold yourself; '{exceeding[0]}' is not among them.",
-            )
+        prefix, secrets = new_secrets(signing=request.signature_required)
         now = self._clock.now()
-        fresh = new_api_key()
         key = ApiKey(
             id=new_id(),
             tenant_id=owner.tenant_id,
             owner_id=owner.id,
-            name=name,
-            prefix=fresh.prefix,
-            permissions=tuple(sorted(wanted)),
+            name=key_name(request.name),
+            prefix=prefix,
+            permissions=self._terms.permissions(owner, request.permissions),
             created_at=now,
-            expires_at=now + timedelta(seconds=ttl_seconds) if ttl_seconds else None,
+            expires_at=now + timedelta(seconds=request.ttl_seconds) if request.ttl_seconds else None,
+            limits=self._terms.limits(owner, request.limits),
+            budget_day_micros=check_budget(request.budget_day_micros, "budget_day_micros"),
+            budget_month_micros=check_budget(request.budget_month_micros, "budget_month_micros"),
+            signature_required=request.signature_required,
         )
-        await self._keys.add(key, fresh.secret, max_live=self._max_live)
-        return key, fresh.secret
+        await self._keys.add(key, secrets, max_live=self._max_live)
+        return key, secrets

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from wireroom_auth.domain.identity import User
-from wireroom_auth.domain.permissions import permissions_of
 from wireroom_auth.errors import account_unavailable
 from wireroom_auth.ports.accounts import Accounts
 from wireroom_common.principal import Principal, PrincipalKind
@@ -22,4 +21,4 @@ class GetMe:
             raise account_unavailable()
         if caller.kind is PrincipalKind.API_KEY:
             return user, caller.permissions
-        return user, permissions_of(user.roles)
+        return user, user.permissions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wireroom_auth.domain.api_keys import ApiKey
 from wireroom_auth.domain.credentials import page_token_after, read_page_token
 from wireroom_auth.ports.api_keys import ApiKeys
-from wireroom_auth.usecases.create_key import MANAGE_OWN
+from wireroom_auth.usecases.key_terms import MANAGE_OWN
 from wireroom_common.errors import invalid
 from wireroom_common.principal import Principal
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wireroom_auth.ports.api_keys import ApiKeys
-from wireroom_auth.usecases.create_key import MANAGE_OWN
+from wireroom_auth.usecases.key_terms import MANAGE_OWN
 from wireroom_common.clock import Clock
 from wireroom_common.errors import not_found
 from wireroom_common.ids import parse_id

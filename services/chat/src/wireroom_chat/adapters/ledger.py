@@ -69,6 +69,8 @@ class SqlLedger:
                     tenant_id=generation.tenant_id,
                     subject=generation.completion_id,
                     actor=str(generation.user_id),
+                    # The ledger tells what was used. An answer that was lost on its way is made again: it stands nowhere else.
+                    effect=False,
                 )
 
     async def settle_abandoned(self, clock: Clock, older_than: timedelta) -> int:

@@ -10,7 +10,7 @@ from wireroom_common.errors import not_found
 from wireroom_common.ids import parse_id
 from wireroom_common.outbox import emit
 from wireroom_common.principal import current_principal
-from wireroom_news.storage import feeds
+from wireroom_news.storage import audit_trail, feeds
 from wireroom_news.transport import pages
 from wireroom_news.transport.messages import feed_message
 from wireroom_news.usecases.add_feed import AddFeed
@@ -67,6 +67,9 @@ class FeedServicer(news_pb2_grpc.FeedServiceServicer):
                 raise not_found("feed")
             removed = events_pb2.NewsFeedRemoved(feed_id=str(feed_id))
             await emit(connection, removed, tenant_id=tenant_id, subject=str(feed_id), actor=principal.subject)
+            await audit_trail.record(
+                connection, "feed.removed", tenant_id=tenant_id, subject=str(feed_id), actor=principal.subject
+            )
         return news_pb2.RemoveFeedResponse()
 
     async def RefreshFeed(self, request: news_pb2.RefreshFeedRequest, context: Any) -> news_pb2.RefreshFeedResponse:  # noqa: ARG002, N802 - as generated

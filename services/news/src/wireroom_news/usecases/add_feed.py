@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from wireroom_common.clock import Clock
@@ -15,7 +16,7 @@ from wireroom_news.domain.schedule import after_success
 from wireroom_news.domain.urls import UrlRefusedError, feed_url
 from wireroom_news.fetching.failures import FeedError
 from wireroom_news.settings import NewsSettings
-from wireroom_news.storage import feeds
+from wireroom_news.storage import audit_trail, feeds
 from wireroom_news.storage.feeds import FeedRow, FetchRecord
 from wireroom_news.usecases.ingest import ingest
 from wireroom_news.usecases.read_feed import FeedReader, Reading
@@ -90,6 +91,15 @@ class AddFeed:
             await feeds.insert(connection, feed)
             added = events_pb2.NewsFeedAdded(feed_id=str(feed.id), url=feed.url, interval_seconds=feed.interval_seconds)
             await emit(connection, added, tenant_id=tenant_id, subject=str(feed.id), actor=actor)
+            # The host alone: addresses of feeds may hold secrets.
+            await audit_trail.record(
+                connection,
+                "feed.added",
+                tenant_id=tenant_id,
+                subject=str(feed.id),
+                actor=actor,
+                host=urlsplit(feed.url).hostname or "",
+            )
             result = await ingest(
                 connection, tenant_id, feed.id, document, fetched_at=reading.at, versions_kept=self._settings.versions_kept
             )

@@ -13,6 +13,7 @@ from wireroom_common.db import Database
 from wireroom_common.ids import new_id
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
+from wireroom_rag.adapters import audit_trail
 from wireroom_rag.adapters.index_sql import remove_chunks
 from wireroom_rag.domain.document import Document, State, StoredFile
 from wireroom_rag.domain.scope import Scope, SourceKind
@@ -121,6 +122,13 @@ class DocumentStore:
                 await emit(
                     connection,
                     events_pb2.RagDocumentDeleted(document_id=str(document_id)),
+                    tenant_id=scope.tenant_id,
+                    subject=str(document_id),
+                    actor=str(scope.user_id),
+                )
+                await audit_trail.record(
+                    connection,
+                    "document.deleted",
                     tenant_id=scope.tenant_id,
                     subject=str(document_id),
                     actor=str(scope.user_id),

@@ -14,7 +14,7 @@ from wireroom_common.principal import current_principal
 from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
 from wireroom_rag.domain.document import Document, State
 from wireroom_rag.ports.documents import DocumentStore
-from wireroom_rag.transport.scopes import ADMIN, READ_DOCUMENTS, WRITE_DOCUMENTS, document_scope
+from wireroom_rag.transport.scopes import MANAGE_ALL, READ_DOCUMENTS, WRITE_DOCUMENTS, document_scope
 from wireroom_rag.usecases.delete import DeleteDocument
 from wireroom_rag.usecases.upload import UploadDocument
 
@@ -76,7 +76,7 @@ class DocumentServicer(rag_pb2_grpc.DocumentServiceServicer):
 
     async def DeleteDocument(self, request: rag_pb2.DeleteDocumentRequest, context: Any) -> rag_pb2.DeleteDocumentResponse:  # noqa: N802, ARG002 - the rpc's signature
         scope = document_scope(WRITE_DOCUMENTS)
-        await self._delete(scope, parse_id(request.id, "document"), may_delete_all=ADMIN in current_principal().roles)
+        await self._delete(scope, parse_id(request.id, "document"), may_delete_all=MANAGE_ALL in current_principal().permissions)
         return rag_pb2.DeleteDocumentResponse()
 
 

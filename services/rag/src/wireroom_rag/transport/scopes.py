@@ -12,7 +12,8 @@ from wireroom_rag.domain.scope import Scope, SourceKind
 READ_DOCUMENTS = "docs:read"
 WRITE_DOCUMENTS = "docs:write"
 READ_NEWS = "news:read"
-ADMIN = "Admin"
+# The permission to delete what others own.
+MANAGE_ALL = "collections:manage"
 
 _PERMISSIONS = {SourceKind.DOCUMENT: READ_DOCUMENTS, SourceKind.ARTICLE: READ_NEWS}
 _KINDS = {rag_pb2.SOURCE_KIND_DOCUMENT: SourceKind.DOCUMENT, rag_pb2.SOURCE_KIND_ARTICLE: SourceKind.ARTICLE}

@@ -2,13 +2,15 @@
 
 from alembic import op
 
+from wireroom_common.db.schema import idempotency_table
+
 revision = "0007"
 down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-UPGRADE: list[str] = []
-DOWNGRADE: list[str] = []
+UPGRADE: list[str] = idempotency_table("auth")
+DOWNGRADE: list[str] = ["DROP TABLE auth.idempotency"]
 
 
 def upgrade() -> None:

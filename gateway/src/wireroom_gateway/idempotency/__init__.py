@@ -1,0 +1,1 @@
+"""Repeated requests: keys, stored answers, and where they are kept."""

@@ -1,0 +1,152 @@
+"""How each route is called, and what it answers to whom. A route without an entry fails the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Reach(Enum):
+    """Who of those with the permission reaches the thing that the path names."""
+
+    NOTHING = "the path names nothing, or nothing that belongs to anybody"
+    TENANT = "everybody of the tenant"
+    OWN = "its owner alone"
+    INSTALLATION = "the operator"
+
+
+@dataclass(frozen=True)
+class Act:
+    """`status`: what those get who may. `things`: path parameter → kind of thing. `ends`: the caller's session or user does not outlive it.
+
+    `missing`: what an id that names nothing gets. `others_need`: the permission to do it to things of others in the tenant, 403 without.
+    """
+
+    status: int = 200
+    body: Mapping[str, Any] | None = None
+    form: str | None = None
+    query: str = ""
+    upload: bool = False
+    things: Mapping[str, str] = field(default_factory=dict)
+    reach: Reach = Reach.NOTHING
+    ends: bool = False
+    missing: int = 404
+    others_need: str = ""
+
+    def how(self) -> dict[str, Any]:
+        """What `access_world.call` wants to know."""
+        return {
+            **({"upload": True} if self.upload else {}),
+            **({"form": self.form} if self.form is not None else {}),
+            **({"body": self.body} if self.body is not None else {}),
+        }
+
+
+PASSWORD = "a long enough pass phrase 17"
+WRONG = "x" * 43
+_ONE = {"id": "document"}
+_TENANT, _OWN, _INSTALLATION = Reach.TENANT, Reach.OWN, Reach.INSTALLATION
+
+TABLE: Mapping[str, Act] = {
+    # What the installation says of itself
+    "GET /.well-known/jwks.json": Act(),
+    "GET /docs": Act(),
+    "GET /health": Act(),
+    "GET /health/live": Act(),
+    "GET /health/ready": Act(),
+    "GET /ready": Act(),
+    "GET /info": Act(),
+    "GET /metrics": Act(),
+    "GET /openapi.json": Act(),
+    "GET /health/detailed": Act(),
+    # Signing in
+    "POST /auth/register": Act(403, {"email": "someone@example.net", "password": PASSWORD}),
+    "POST /auth/login": Act(401, {"email": "{fresh}@example.net", "password": WRONG}),
+    "POST /auth/login/mfa": Act(401, {"mfa_token": WRONG, "code": "123456"}),
+    "POST /auth/refresh": Act(401, {"refresh_token": f"wr_rt_{WRONG}"}),
+    "POST /auth/token": Act(401, form="grant_type=client_credentials&client_id=x&client_secret=y"),
+    "POST /auth/password/forgot": Act(409, {"email": "nobody@example.net"}),
+    "POST /auth/password/reset": Act(400, {"token": WRONG, "new_password": PASSWORD}),
+    "POST /auth/email/verify": Act(400, {"token": WRONG}),
+    "GET /auth/link": Act(),
+    "GET /auth/link.css": Act(),
+    "GET /auth/link.js": Act(),
+    "GET /auth/oidc": Act(),
+    "GET /auth/oidc/{provider}/start": Act(404, things={"provider": "provider"}),
+    "GET /auth/oidc/{provider}/callback": Act(404, query="?state=x&code=y", things={"provider": "provider"}),
+    "POST /auth/oidc/{provider}/finish": Act(404, {"state": "x", "code": "y"}, things={"provider": "provider"}),
+    # One's own account
+    "GET /auth/me": Act(),
+    "PATCH /auth/me": Act(body={"name": "New Name"}),
+    "GET /auth/permissions": Act(),
+    "POST /auth/logout": Act(204, ends=True),
+    "POST /auth/logout-all": Act(ends=True),
+    "POST /auth/password/change": Act(body={"current_password": PASSWORD, "new_password": "quite another phrase 29"}, ends=True),
+    "POST /auth/email/verification": Act(409),
+    "GET /auth/mfa": Act(),
+    "POST /auth/mfa/totp/enroll": Act(body={"password": PASSWORD}, ends=True),
+    "POST /auth/mfa/totp/verify": Act(409, {"code": "123456"}),
+    "POST /auth/mfa/totp/disable": Act(409, {"password": PASSWORD, "code": "123456"}),
+    "GET /auth/sessions": Act(),
+    "DELETE /auth/sessions/{id}": Act(204, things={"id": "session"}, reach=_OWN),
+    # API keys
+    "GET /auth/api-keys": Act(),
+    "POST /auth/api-keys": Act(201, {"name": "mine"}),
+    "GET /auth/api-keys/{id}": Act(things={"id": "key"}, reach=_OWN),
+    "PATCH /auth/api-keys/{id}": Act(body={"name": "renamed"}, things={"id": "key"}, reach=_OWN),
+    "DELETE /auth/api-keys/{id}": Act(204, things={"id": "key"}, reach=_OWN),
+    "POST /auth/api-keys/{id}/rotate": Act(body={}, things={"id": "key"}, reach=_OWN),
+    # Directory
+    "GET /api/v1/admin/users": Act(),
+    "POST /api/v1/admin/users": Act(201, {"email": "{fresh}@example.org", "roles": ["Viewer"], "password": PASSWORD}),
+    "GET /api/v1/admin/users/{id}": Act(things={"id": "user"}, reach=_TENANT),
+    "PATCH /api/v1/admin/users/{id}": Act(body={"name": "Renamed"}, things={"id": "user"}, reach=_TENANT),
+    "DELETE /api/v1/admin/users/{id}": Act(204, things={"id": "user"}, reach=_TENANT),
+    "GET /api/v1/admin/invitations": Act(),
+    "POST /api/v1/admin/invitations": Act(201, {"email": "{fresh}@example.org", "roles": ["Viewer"]}),
+    "DELETE /api/v1/admin/invitations/{id}": Act(204, things={"id": "invitation"}, reach=_TENANT),
+    "GET /api/v1/admin/roles": Act(),
+    "PUT /api/v1/admin/roles/{name}": Act(body={"permissions": ["docs:read"]}, things={"name": "role"}, missing=200),
+    "DELETE /api/v1/admin/roles/{name}": Act(204, things={"name": "role"}, reach=_TENANT),
+    "GET /api/v1/admin/tenants": Act(),
+    "POST /api/v1/admin/tenants": Act(201, {"name": "{fresh}"}),
+    "PATCH /api/v1/admin/tenants/{id}": Act(body={"name": "{fresh}"}, things={"id": "tenant"}, reach=_INSTALLATION),
+    "POST /api/v1/admin/tenants/{id}/invitations": Act(
+        201, {"email": "{fresh}@example.org", "roles": ["Admin"]}, things={"id": "tenant"}, reach=_INSTALLATION
+    ),
+    "GET /api/v1/admin/ip-blocks": Act(),
+    "POST /api/v1/admin/ip-blocks": Act(201, {"network": "198.51.100.7"}),
+    "DELETE /api/v1/admin/ip-blocks/{id}": Act(204, things={"id": "block"}, reach=_INSTALLATION),
+    # The first key is too new.
+    "POST /api/v1/admin/signing-keys/rotate": Act(409),
+    # Audit and monitoring
+    "GET /api/v1/audit": Act(),
+    "GET /api/v1/audit/verify": Act(),
+    "GET /api/stats": Act(),
+    "GET /api/v1/events": Act(),
+    "GET /api/v1/monitoring/security/monitoring": Act(),
+    # Documents
+    "GET /api/v1/documents": Act(),
+    "POST /api/v1/documents": Act(202, upload=True),
+    "GET /api/v1/documents/{id}": Act(things=_ONE, reach=_TENANT),
+    "GET /api/v1/documents/{id}/status": Act(things=_ONE, reach=_TENANT),
+    "DELETE /api/v1/documents/{id}": Act(204, things=_ONE, reach=_TENANT, others_need="collections:manage"),
+    "GET /api/v1/citations/{id}": Act(things={"id": "citation"}, reach=_TENANT),
+    "POST /api/v1/rag/query": Act(body={"query": "agreement of the harbour, pilot and tide table"}),
+    # News
+    "GET /api/v1/feeds": Act(),
+    "POST /api/v1/feeds": Act(400, {"url": "http://127.0.0.1:1/feed.xml"}),
+    "GET /api/v1/feeds/{id}": Act(things={"id": "feed"}, reach=_TENANT),
+    "POST /api/v1/feeds/{id}/refresh": Act(things={"id": "feed"}, reach=_TENANT),
+    "DELETE /api/v1/feeds/{id}": Act(204, things={"id": "feed"}, reach=_TENANT),
+    "GET /api/v1/news": Act(),
+    "GET /api/v1/news/{id}": Act(things={"id": "article"}, reach=_TENANT),
+    # Models
+    "GET /v1/models": Act(),
+    "GET /v1/models/{id}": Act(things={"id": "model"}),
+    "POST /v1/chat/completions": Act(
+        body={"model": "grounded", "messages": [{"role": "user", "content": "Which pilot does the harbour agreement name?"}]}
+    ),
+}
