@@ -6,8 +6,6 @@ import secrets
 from datetime import timedelta
 from functools import partial
 
-import grpc.aio
-
 from wireroom_auth import admin_token
 from wireroom_auth.adapters import one_time_tokens
 from wireroom_auth.adapters.accounts_sql import SqlAccounts
@@ -200,9 +198,6 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
     )
     material_servicer = KeyMaterialServicer(RotateSigningKey(signing))
 
-    def add_key_material(server: grpc.aio.Server) -> None:
-        auth_pb2_grpc.add_KeyMaterialServiceServicer_to_server(material_servicer, server)
-
     audit_key = AuditKey(database, clock, lambda: infra.secret("master"), secrets.token_bytes)
     trail = SqlAuditTrail(database)
     chaining = audit.Chaining(audit_key.value)
@@ -210,14 +205,8 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
     watch_audit = WatchAudit(trail, verify_audit, clock, every=timedelta(seconds=settings.audit_verify_seconds))
     audit_servicer = audit.AuditServicer(QueryAudit(trail), verify_audit)
 
-    def add_audit(server: grpc.aio.Server) -> None:
-        auth_pb2_grpc.add_AuditServiceServicer_to_server(audit_servicer, server)
-
     blocks = SqlBlocks(database)
     address_servicer = AddressServicer(BlockAddress(blocks, clock), ListBlocks(blocks, clock), LiftBlock(blocks, clock))
-
-    def add_addresses(server: grpc.aio.Server) -> None:
-        auth_pb2_grpc.add_AddressServiceServicer_to_server(address_servicer, server)
 
     directory_servicer = DirectoryServicer(
         users=ManageUsers(SqlUsers(database, clock, mail), accounts, passwords, clock),
@@ -225,15 +214,6 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
         invitations=ManageInvitations(invitations, accounts, clock, max_pending=settings.max_pending_invitations),
         tenants=ManageTenants(SqlTenants(database), accounts, clock),
     )
-
-    def add_directory(server: grpc.aio.Server) -> None:
-        auth_pb2_grpc.add_DirectoryServiceServicer_to_server(directory_servicer, server)
-
-    def add_auth(server: grpc.aio.Server) -> None:
-        auth_pb2_grpc.add_AuthServiceServicer_to_server(auth_servicer, server)
-
-    def add_keys(server: grpc.aio.Server) -> None:
-        auth_pb2_grpc.add_ApiKeyServiceServicer_to_server(key_servicer, server)
 
     async def start() -> None:
         await signing.load()
@@ -248,19 +228,20 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
     return Service(
         name=NAME,
         rpc=(
-            add_auth,
-            add_directory,
+            partial(auth_pb2_grpc.add_AuthServiceServicer_to_server, auth_servicer),
+            partial(auth_pb2_grpc.add_DirectoryServiceServicer_to_server, directory_servicer),
             partial(auth_pb2_grpc.add_SecondFactorServiceServicer_to_server, factor_servicer),
             partial(auth_pb2_grpc.add_OidcServiceServicer_to_server, oidc_servicer),
-            add_keys,
-            add_key_material,
-            add_addresses,
-            add_audit,
+            partial(auth_pb2_grpc.add_ApiKeyServiceServicer_to_server, key_servicer),
+            partial(auth_pb2_grpc.add_KeyMaterialServiceServicer_to_server, material_servicer),
+            partial(auth_pb2_grpc.add_AddressServiceServicer_to_server, address_servicer),
+            partial(auth_pb2_grpc.add_AuditServiceServicer_to_server, audit_servicer),
         ),
         subscriptions=(
             Subscription("auth.signing_keys", broadcast=signing.on_event, types=frozenset({"auth.signing_key.rotated"})),
             Subscription(MAILS_CONSUMER, work=verification.on_event, database=database),
-            Subscription(audit.CONSUMER, work=chaining.on_event, database=database, as_system=True),),
+            Subscription(audit.CONSUMER, work=chaining.on_event, database=database, as_system=True),
+        ),
         periodic=(
             Periodic("auth.signing_keys", SIGNING_KEYS_EVERY, signing.maintain),
             Periodic("auth.password_kinds", 300.0, equalise.run),

@@ -16,9 +16,7 @@ AUDIENCE = "wireroom"
 
 
 def access_claims(user: User, session: Session, *, token_id: UUID, now: datetime, expires_at: datetime) -> dict[str, Any]:
-    """Claims after RFC 9068, with tenant (`tid`), session (`sid`), `perms` and the epochs of user
-    (`epoch`) and tenant (`tepoch`) added. Times in whole seconds.
-    """
+    """Claims after RFC 9068, and `tid` (tenant), `sid` (session), `perms`, `epoch` and `tepoch` (the tenant's); in whole seconds."""
     issued = int(now.timestamp())
     return {
         "iss": ISSUER,
