@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run demo test lint format protos lock unit contract integration bench bench-gateway bench-limits reference clean
+.PHONY: help setup run demo test lint format protos lock unit contract integration security bench bench-gateway bench-limits reference clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ protos: setup ## Regenerate the code of protos/
 lock: setup ## Resolve requirements.lock anew
 	@$(BIN)/python scripts/lock.py
 
-unit contract integration: setup
+unit contract integration security: setup
 	@$(BIN)/python scripts/run_tests.py $@
 
 bench-gateway: setup ## The gateway's hot path beside nginx and a naive gateway, in one run

@@ -14,9 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MEMBERS = ("libs/common", "services/auth", "services/chat", "services/monitoring", "services/news", "services/rag", "gateway")
 # What a stage runs: pytest arguments. Unit and component tests live with their member, journeys in tests/.
 STAGES: dict[str, Sequence[str]] = {
-    "unit": ["tests/launcher", "tests/reference", "deploy", *MEMBERS, "-k", "not contract"],
+    # Two workers: most of these tests wait for servers and locks. Each worker has servers of its own.
+    "unit": ["-n", "2", "--dist", "loadfile", "tests/launcher", "tests/reference", "deploy", *MEMBERS, "-k", "not contract"],
     "contract": [*MEMBERS, "-k", "contract"],
     "integration": ["tests/integration"],
+    "security": ["tests/security"],
 }
 
 

@@ -47,6 +47,7 @@ class World:
     site: Site
     actors: dict[str, Actor] = field(default_factory=dict)
     things: dict[str, str] = field(default_factory=dict)
+    marker: str = MARKER
     tenant_ids: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -72,7 +73,7 @@ class World:
 
     def sign_in(self, name: str, email: str, roles: tuple[str, ...], tenant: str) -> Actor:
         """A session of a user that exists."""
-        browser = {"User-Agent": f"{MARKER}-browser" if tenant == "a" else "browser"}
+        browser = {"User-Agent": f"{self.marker}-browser" if tenant == "a" else "browser"}
 
         def login_once() -> Any:
             # The suite's own failed logins slow this address down for a moment.
@@ -121,16 +122,16 @@ class World:
     # What tenant A owns; each returns the id of something new, made by the owner.
 
     def new_document(self) -> str:
-        text = f"The {MARKER} agreement of harbour {next(_serial)} names the pilot and the tide table of the quay.\n"
-        return str(self.owner.api.indexed(f"{MARKER}-{next(_serial)}.txt", text.encode())["id"])
+        text = f"The {self.marker} agreement of harbour {next(_serial)} names the pilot and the tide table of the quay.\n"
+        return str(self.owner.api.indexed(f"{self.marker}-{next(_serial)}.txt", text.encode())["id"])
 
     def new_feed(self) -> str:
         name = f"feed{next(_serial)}"
-        self.site.publish(name, f"{name}-1", f"{MARKER} ferry {name}", f"The {MARKER} ferry of {name} leaves at noon.")
+        self.site.publish(name, f"{name}-1", f"{self.marker} ferry {name}", f"The {self.marker} ferry of {name} leaves at noon.")
         return str(self.owner.api.post("/api/v1/feeds", {"url": self.site.feed_url(name)})["id"])
 
     def new_key(self) -> str:
-        return str(self.owner.api.post("/auth/api-keys", {"name": f"{MARKER} key"})["id"])
+        return str(self.owner.api.post("/auth/api-keys", {"name": f"{self.marker} key"})["id"])
 
     def new_session(self) -> str:
         return self.sign_in("owner", self.owner.email, ("Admin",), "a").session_id
@@ -139,11 +140,11 @@ class World:
         return self.add_user(self.owner, "guest", ("Viewer",)).user_id
 
     def new_invitation(self) -> str:
-        body = {"email": f"{MARKER}-{next(_serial)}@example.org", "roles": ["Viewer"]}
+        body = {"email": f"{self.marker}-{next(_serial)}@example.org", "roles": ["Viewer"]}
         return str(self.owner.api.post("/api/v1/admin/invitations", body)["id"])
 
     def new_role(self) -> str:
-        name = f"{MARKER}-{next(_serial)}"
+        name = f"{self.marker}-{next(_serial)}"
         reply = self.owner.api.call("PUT", f"/api/v1/admin/roles/{name}", {"permissions": ["docs:read"]})
         assert reply.status == 200, reply.body
         return name
@@ -196,15 +197,15 @@ def build(running: Running, site: Site) -> World:
     for kind in ("document", "feed", "key", "session", "user", "invitation", "role", "tenant", "block"):
         world.things[kind] = world.make(kind)
     world.things["model"], world.things["provider"] = "extractive", "none"
-    _find_answers(world)
+    find_answers(world)
     return world
 
 
-def _find_answers(world: World) -> None:
+def find_answers(world: World) -> None:
     """What processing makes out of the things: passages and articles."""
 
     def annotations() -> Any:
-        question = {"role": "user", "content": f"Which pilot and tide table does the {MARKER} agreement name?"}
+        question = {"role": "user", "content": f"Which pilot and tide table does the {world.marker} agreement name?"}
         answer = world.owner.api.post("/v1/chat/completions", {"model": "docs", "messages": [question]})
         return answer["choices"][0]["message"].get("annotations")
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from wireroom_gateway.access import Need, RouteTable
-from wireroom_gateway.routes.application import PROBLEM_SCHEMA
+from wireroom_gateway.routes.application import OPENAI_ERROR_SCHEMA, PROBLEM_SCHEMA
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
@@ -23,6 +23,7 @@ td{padding:.3rem .6rem;border-bottom:1px solid #eee;vertical-align:top}code{font
 """.strip()
 
 _KEPT = "The answer is kept for a day and given again to the same request with the same key, with `idempotency-replayed: true`."
+_OPENAI_ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}}
 _NOT_KEPT = "The answer holds a credential and is not kept: the same request with the same key gets a 409."
 
 
@@ -49,6 +50,13 @@ def _add_pipeline(operation: dict[str, Any], method: str, *, secret_answer: bool
     operation["responses"] = dict(sorted(responses.items()))
 
 
+def _speak_openai(operation: dict[str, Any]) -> None:
+    """Below /v1 the errors of every stage are OpenAI's."""
+    for status, response in operation["responses"].items():
+        if status >= "400":
+            response["content"] = _OPENAI_ERROR
+
+
 class Documentation:
     """Made at first use from the application's routes; `extra` are OpenAPI paths of routes that the framework does not describe."""
 
@@ -63,7 +71,7 @@ class Documentation:
             document = self._api.openapi()
             document["paths"] = {**document["paths"], **copy.deepcopy(self._extra)}
             components = document.setdefault("components", {})
-            components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
+            components.setdefault("schemas", {}).update({"Problem": PROBLEM_SCHEMA, "OpenAIError": OPENAI_ERROR_SCHEMA})
             components["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "An access token or an API key"}
             }
@@ -78,6 +86,8 @@ class Documentation:
                         operation["deprecated"] = True
                     operation["security"] = [] if need is Need.NOTHING else [{"bearer": []}]
                     _add_pipeline(operation, method, secret_answer=route.access.secret_answer)
+                    if match.template.startswith("/v1/"):
+                        _speak_openai(operation)
             self._document = document
         return self._document
 

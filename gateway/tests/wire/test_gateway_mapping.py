@@ -16,7 +16,7 @@ from wireroom_common.principal import ANONYMOUS
 from wireroom_gateway.access import Bucket
 from wireroom_gateway.limits.limiter import Limiter
 from wireroom_gateway.limits.memory import MemoryCounterStore
-from wireroom_gateway.limits.policy import Limit, LimitScope, policy_table
+from wireroom_gateway.limits.policy import Limit, LimitScope, Policy, policy_table
 from wireroom_gateway.limits.redis import RedisCounterStore
 from wireroom_gateway.limits.store import Counter
 from wireroom_gateway.metrics import GatewayMetrics
@@ -222,8 +222,9 @@ def test_the_defaults_are_those_decided() -> None:
 
 
 async def test_ipv6_callers_are_counted_by_their_network() -> None:
-    store = MemoryCounterStore(ManualClock())
-    limiter = Limiter(policy_table({}), store, store, ManualClock(), GatewayMetrics(CollectorRegistry()), timeout=1)
+    shared, local = MemoryCounterStore(ManualClock()), MemoryCounterStore(ManualClock())
+    policy = Policy(policy_table({}))
+    limiter = Limiter(lambda: policy, shared, local, ManualClock(), GatewayMetrics(CollectorRegistry()))
 
     async def remaining(address: str) -> int:
         decision = await limiter.charge(Bucket.CHAT, ANONYMOUS, address)

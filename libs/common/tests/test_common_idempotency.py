@@ -114,6 +114,26 @@ async def test_an_effect_that_was_rolled_back_leaves_the_key_free(make_database:
     assert await count(database, TENANT) == 1
 
 
+@pytest.mark.parametrize("installation_first", [True, False])
+async def test_a_tenants_change_may_also_tell_the_installation(make_database: MakeDatabase, *, installation_first: bool) -> None:
+    database = await make_database("demo", DDL)
+
+    async def both() -> UUID:
+        thing = uuid4()
+        async with database.tenant(TENANT) as connection:
+            await connection.execute(text("INSERT INTO things VALUES (:tenant, :id)"), {"tenant": TENANT, "id": thing})
+            for tenant in (None, TENANT) if installation_first else (TENANT, None):
+                await emit(connection, event(), tenant_id=tenant, subject=str(thing))
+        return thing
+
+    first = await as_call(both)
+    with pytest.raises(WireroomError) as refused:
+        await as_call(both)
+    assert refused.value.code == "idempotency_effect_exists"
+    assert str(first) in refused.value.detail
+    assert await count(database, TENANT) == 1
+
+
 async def test_an_event_about_a_failure_leaves_the_key_free(make_database: MakeDatabase) -> None:
     database = await make_database("demo", DDL)
 

@@ -65,6 +65,7 @@ HOLDERS: dict[str, set[Role]] = {
     "events:replay:tenant": {M, P},
     "security:read": {M, P},
     "audit:read": {M, P},
+    "audit:read:all": {P},
     "providers:manage": {P},
     "providers:manage:own": {M, P},
     "config:manage": {P},

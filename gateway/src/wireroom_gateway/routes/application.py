@@ -36,6 +36,22 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         },
     },
 }
+OPENAI_ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
 _COMMON = {
     400: "The request is malformed or refused as invalid",
     401: "No credential, or one that is not valid",

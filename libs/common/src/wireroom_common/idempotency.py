@@ -14,11 +14,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_common.db import Database
+from wireroom_common.db.schema import TENANT_EXPRESSION
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.rpc.context import current_effect_key
 
 # Stands for "no tenant" in the table's key.
 NO_TENANT = UUID(int=0)
+# A tenant's transaction claims for that tenant, also where it tells the installation: row-level security shows it no other rows.
+_CLAIMANT = f"COALESCE({TENANT_EXPRESSION}, :tenant_id)"
 
 
 async def claim_effect(connection: AsyncConnection, tenant_id: UUID | None, subject: str) -> None:
@@ -33,8 +36,8 @@ async def claim_effect(connection: AsyncConnection, tenant_id: UUID | None, subj
     row = {"tenant_id": tenant_id or NO_TENANT, "key_hash": key.value, "call_id": key.call_id, "subject": subject}
     written = await connection.execute(
         text(
-            "INSERT INTO idempotency (tenant_id, key_hash, call_id, subject) VALUES (:tenant_id, :key_hash, :call_id, :subject)"
-            " ON CONFLICT DO NOTHING"
+            "INSERT INTO idempotency (tenant_id, key_hash, call_id, subject)"
+            f" VALUES ({_CLAIMANT}, :key_hash, :call_id, :subject) ON CONFLICT DO NOTHING"
         ),
         row,
     )
@@ -42,7 +45,7 @@ async def claim_effect(connection: AsyncConnection, tenant_id: UUID | None, subj
         return
     first = (
         await connection.execute(
-            text("SELECT call_id, subject FROM idempotency WHERE tenant_id = :tenant_id AND key_hash = :key_hash"), row
+            text(f"SELECT call_id, subject FROM idempotency WHERE tenant_id = {_CLAIMANT} AND key_hash = :key_hash"), row
         )
     ).one()
     if first.call_id != key.call_id:

@@ -69,11 +69,11 @@ class _OAuthError(Exception):
 
 def add_token_route(api: FastAPI, services: Services, *, timeout: float) -> None:
     """`/auth/token`."""
-    responses = {
-        **problem_responses(415),
-        400: {"description": "Refused", "content": {"application/json": {"schema": _ERROR_SCHEMA}}},
-        401: {"description": "The client is not known", "content": {"application/json": {"schema": _ERROR_SCHEMA}}},
-    }
+    responses = problem_responses(415)
+    # What is refused before the request gets here is told as everywhere else.
+    for status, description in ((400, "Refused"), (401, "The client is not known")):
+        content = {**responses[status]["content"], "application/json": {"schema": _ERROR_SCHEMA}}
+        responses[status] = {"description": description, "content": content}
 
     # Whoever guesses here guesses 256 random bits: the limits of ordinary routes are enough, and machines share addresses.
     @api.post(

@@ -58,7 +58,7 @@ OPENAPI: dict[str, Any] = {
                     "content": {**_JSON_OBJECT, "text/event-stream": {"schema": {"type": "string"}}},
                 },
                 **{
-                    str(status): {"description": text, "content": _JSON_OBJECT}
+                    str(status): {"description": text}
                     for status, text in {
                         400: "The request is malformed",
                         401: "No credential, or one that is not valid",
