@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: help setup run demo test lint format protos lock unit contract integration security bench bench-gateway bench-limits reference clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make .venv, install the locked packages and build the local embedding model (skipped when done)
 	@$(PYTHON) scripts/setup.py

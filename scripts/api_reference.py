@@ -16,7 +16,7 @@ from typing import Any, cast
 from openapi_compatibility import breaking_changes
 from prometheus_client import CollectorRegistry
 
-from wireroom_auth.domain.permissions import ALL_PERMISSIONS, GRANTS, Role
+from wireroom_auth.domain.permissions import ALL_PERMISSIONS, DESCRIPTIONS, GRANTS, Role
 from wireroom_common.clock import Clock, SystemClock
 from wireroom_common.rpc import grpc_channel
 from wireroom_common.runtime.service import Infra
@@ -71,14 +71,14 @@ def permissions_page(openapi: dict[str, Any]) -> str:
         "",
         "● the role has it · ○ an API key of the role's user has it if the key names it",
         "",
-        f"| permission | {' | '.join(role.value for role in roles)} |",
-        f"|---|{'---|' * len(roles)}",
+        f"| permission | {' | '.join(role.value for role in roles)} | what for |",
+        f"|---|{'---|' * len(roles)}---|",
     ]
     for permission in sorted(ALL_PERMISSIONS):
         marks = [
             "●" if permission in GRANTS[role].always else "○" if permission in GRANTS[role].by_key_scope else "" for role in roles
         ]
-        lines.append(f"| `{permission}` | {' | '.join(marks)} |")
+        lines.append(f"| `{permission}` | {' | '.join(marks)} | {DESCRIPTIONS[permission]} |")
     lines += ["", "## Routes", "", "| route | demands |", "|---|---|"]
     for path, operations in sorted(openapi["paths"].items()):
         lines += [

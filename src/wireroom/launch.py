@@ -46,7 +46,7 @@ def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) 
     with ExitStack() as stack:
         stack.callback(tracing.shutdown)
         if "auth" in settings:
-            _refuse_weak_secret(runtime)
+            refuse_weak_secret(runtime)
         if role != "all":
             _require_addresses(role, runtime)
         else:
@@ -77,7 +77,7 @@ def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) 
     return 0
 
 
-def _refuse_weak_secret(runtime: RuntimeSettings) -> None:
+def refuse_weak_secret(runtime: RuntimeSettings) -> None:
     """OperatorError before anything is started, rather than from inside of it. One that is yet to be made needs no check."""
     given = runtime.master_secret is not None or runtime.master_secret_file is not None
     if given or runtime.environment is Environment.PRODUCTION:
@@ -175,7 +175,7 @@ async def rotate_signing_key(runtime: RuntimeSettings, env_file: Path) -> tuple[
     from wireroom_auth.settings import AuthSettings  # noqa: PLC0415 - only this command needs it
     from wireroom_auth.signing_key_rotation import rotate  # noqa: PLC0415
 
-    _refuse_weak_secret(runtime)
+    refuse_weak_secret(runtime)
     with servers(runtime) as started:
         database = Database(_auth_url(started), "auth")
         try:

@@ -32,11 +32,13 @@ def migrate(options: argparse.Namespace) -> int:
 
 
 def config_check(options: argparse.Namespace) -> int:
-    """`wireroom config-check [ROLE]`."""
+    """`wireroom config-check [ROLE]`: fails where `run` would refuse the settings or the master secret."""
     runtime = _runtime()
     roles = settings_of(roles_of(options.role), runtime, ENV_FILE)
     for line in describe([runtime, *roles.values()], ENV_FILE):
         print(f"{line.name}={line.value}  [{line.source}]  {line.description}")
+    if "auth" in roles:
+        launch.refuse_weak_secret(runtime)
     return 0
 
 

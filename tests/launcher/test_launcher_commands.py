@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from secrets import token_urlsafe
 
 import pytest
 
@@ -30,7 +31,9 @@ def wireroom(folder: Path, *arguments: str, **environment: str) -> subprocess.Co
 
 def test_config_check_shows_values_with_their_sources_and_hides_secrets(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WIREROOM_GATEWAY_PORT=8123\n")
-    result = wireroom(tmp_path, "config-check", WIREROOM_MASTER_SECRET="canary-4711-" + "x" * 40, WIREROOM_LOG_LEVEL="debug")
+    result = wireroom(
+        tmp_path, "config-check", WIREROOM_MASTER_SECRET=f"canary-4711-{token_urlsafe(48)}", WIREROOM_LOG_LEVEL="debug"
+    )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert any(line.startswith("WIREROOM_GATEWAY_PORT=8123  [.env]") for line in lines)
@@ -38,6 +41,20 @@ def test_config_check_shows_values_with_their_sources_and_hides_secrets(tmp_path
     assert any(line.startswith("WIREROOM_BUS_URL=local:  [default]") for line in lines)
     assert any(line.startswith("WIREROOM_MASTER_SECRET=(set, hidden)") for line in lines)
     assert "canary-4711" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [({"WIREROOM_ENVIRONMENT": "production"}, "must be set"), ({"WIREROOM_MASTER_SECRET": "canary-4711-" + "x" * 40}, "weak")],
+)
+def test_config_check_fails_where_the_master_secret_would_stop_the_start(
+    tmp_path: Path, environment: dict[str, str], said: str
+) -> None:
+    result = wireroom(tmp_path, "config-check", **environment)
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "canary-4711" not in result.stdout + result.stderr
+    assert wireroom(tmp_path, "config-check", "gateway", **environment).returncode == 0
 
 
 def test_passwords_in_urls_are_hidden_too(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from wireroom_common.clock import Clock
-from wireroom_common.errors import WireroomError
+from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import new_id
 from wireroom_common.logging import get_logger
 from wireroom_common.principal import PrincipalKind
@@ -172,7 +172,12 @@ class Reporter:
                     await self._stub.Report(self._unsent, timeout=self._timeout)
             except WireroomError as error:
                 self._metrics.reports.labels("failed").inc()
-                _log.debug("report_failed", code=error.code)
+                if error.kind is ErrorKind.INVALID:
+                    # It would be refused for ever, and hold up all that comes after it.
+                    _log.error("report_refused", code=error.code)
+                    self._unsent = None
+                else:
+                    _log.debug("report_failed", code=error.code)
                 return False
             self._unsent = None
             self._metrics.reports.labels("sent").inc()

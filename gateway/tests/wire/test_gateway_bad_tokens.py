@@ -298,24 +298,18 @@ async def test_a_token_in_the_address_is_not_looked_at(rig: Rig) -> None:
         assert reply.status == 401
 
 
-VECTORS = Path(__file__).parents[4] / "shared/data/attacks"
+VECTORS = Path(__file__).with_name("wycheproof_jws.txt")
 
 
-@pytest.mark.parametrize("name", ["wycheproof_json_web_signature", "wycheproof_json_web_key"])
-async def test_published_attack_vectors_are_401(rig: Rig, name: str) -> None:
+async def test_published_attack_vectors_are_401(rig: Rig) -> None:
     """No JWS of another issuer is a token here, be it valid or not."""
-    path = VECTORS / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not there.")
-    groups = json.loads(path.read_text())["testGroups"]
-    tokens = [test["jws"] for group in groups for test in group["tests"] if isinstance(test.get("jws"), str)]
-    assert len(tokens) > 20
+    tokens = [line for line in VECTORS.read_text().splitlines() if not line.startswith("#")]
+    assert len(tokens) > 300
     wrong = []
     for token in tokens:
-        if token.isascii() and token.isprintable():
-            async with rig.session.get(ROUTE, headers={"authorization": f"Bearer {token}"}) as reply:
-                if reply.status != 401:
-                    wrong.append((token, reply.status))
+        async with rig.session.get(ROUTE, headers={"authorization": f"Bearer {token}"}) as reply:
+            if reply.status != 401:
+                wrong.append((token, reply.status))
     assert wrong == []
 
 

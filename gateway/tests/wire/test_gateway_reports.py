@@ -28,7 +28,7 @@ class Monitoring:
     """A stub that keeps what it is told, or is away."""
 
     def __init__(self) -> None:
-        self.away = False
+        self.away = self.refuses = False
         self.taken: list[monitoring_pb2.ReportRequest] = []
         self.ids: list[str] = []
 
@@ -36,6 +36,8 @@ class Monitoring:
         assert timeout > 0
         assert current_principal().kind is PrincipalKind.SERVICE
         self.ids.append(request.report_id)
+        if self.refuses:
+            raise WireroomError(ErrorKind.INVALID, "report_malformed", "no")
         if self.away:
             raise WireroomError(ErrorKind.UNAVAILABLE, "rpc_unavailable", "away")
         self.taken.append(request)
@@ -129,6 +131,18 @@ async def test_a_report_that_was_not_taken_is_repeated_under_its_id_and_nothing_
     # Nothing to tell, nothing is sent.
     assert await bench.reporter.flush()
     assert len(bench.monitoring.taken) == 2
+
+
+async def test_a_report_that_is_refused_as_invalid_does_not_hold_up_the_next() -> None:
+    bench = Bench()
+    bench.reporter.limit_exceeded(None, "chat", "ip", "0" * 64, 10, "192.0.2.1")
+    bench.monitoring.refuses = True
+    assert not await bench.reporter.flush()
+    bench.monitoring.refuses = False
+    bench.reporter.limit_exceeded(None, "chat", "ip", "1" * 64, 10, "192.0.2.2")
+    assert await bench.reporter.flush()
+    (report,) = bench.monitoring.taken
+    assert [entry.client_ip for entry in report.exceeded] == ["192.0.2.2"]
 
 
 async def test_what_is_kept_while_monitoring_is_away_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,13 @@ from fastapi import FastAPI, Query
 
 from wireroom_gateway.access import access
 from wireroom_gateway.routes.application import problem_responses
-from wireroom_gateway.routes.fields import Name, Output, moment, timestamp
+from wireroom_gateway.routes.fields import Name, Output, TimeFilter, moment, timestamp
 from wireroom_gateway.services import Services
 from wireroom_protos.auth.v1 import auth_pb2
 
 # Checking a chain takes about a second for 100,000 records.
 _VERIFY_TIMEOUT = 60.0
 Installation = Annotated[bool, Query(description="The installation's own chain instead of the tenant's; for operators")]
-Moment = Annotated[datetime | None, Query(description="RFC 3339")]
 
 
 class AuditRecordOutput(Output):
@@ -67,8 +66,8 @@ def add_audit_routes(api: FastAPI, services: Services, *, timeout: float) -> Non
         page_size: Annotated[int, Query(ge=1, le=500)] = 100,
         action: Name = "",
         actor: Name = "",
-        since: Moment = None,
-        until: Moment = None,
+        since: TimeFilter = None,
+        until: TimeFilter = None,
         installation: Installation = False,  # noqa: FBT002 - a query parameter
     ) -> AuditOutput:
         answer = await services.audit.QueryAudit(

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from wireroom_gateway.access import Body, Bucket, access
 from wireroom_gateway.routes.application import problem_responses
-from wireroom_gateway.routes.fields import Input, Output, PageSize, PageToken, moment, timestamp
+from wireroom_gateway.routes.fields import Input, Moment, Output, PageSize, PageToken, moment, timestamp
 from wireroom_gateway.routes.uploads import upload_document
 from wireroom_gateway.services import Services
 from wireroom_protos.rag.v1 import rag_pb2
@@ -77,7 +77,7 @@ class QueryInput(Input):
     query: Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"^[^\x00]*$")]
     top_k: Annotated[int, Field(ge=1, le=50)] = 8
     kinds: Annotated[list[Literal["document", "article"]], Field(max_length=2, default_factory=list)]
-    since: Annotated[datetime | None, Field(strict=False)] = None
+    since: Moment = None
 
 
 class PassageOutput(Output):

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from wireroom_common.errors import invalid
 
 # NUL cannot be stored as text by PostgreSQL.
 _NO_NUL = r"^[^\x00]*$"
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+def _written_out(value: Any) -> Any:
+    """Not a count of seconds or milliseconds, which pydantic would take for a time."""
+    if isinstance(value, str) and _DATE.match(value):
+        return value
+    if value is None or isinstance(value, datetime):
+        return value
+    raise ValueError("write the time as RFC 3339 has it, for example 2026-01-31T08:00:00Z")
+
+
+# RFC 3339; where the zone is missing, UTC. In a body (strict models would take no text for a time) and as a filter.
+Moment = Annotated[datetime | None, Field(strict=False), BeforeValidator(_written_out)]
+TimeFilter = Annotated[datetime | None, BeforeValidator(_written_out), Query(description="RFC 3339")]
 Line = Annotated[str, Field(min_length=1, max_length=500, pattern=_NO_NUL)]
 PageSize = Annotated[int, Query(ge=1, le=100, description="Entries per page")]
 PageToken = Annotated[str, Query(max_length=1_000, pattern=_NO_NUL, description="`next_page_token` of the page before")]

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from wireroom_gateway.access import Bucket, access
 from wireroom_gateway.routes.application import problem_responses
-from wireroom_gateway.routes.fields import IdFilter, Input, Output, PageSize, PageToken, SearchText, moment, timestamp
+from wireroom_gateway.routes.fields import IdFilter, Input, Output, PageSize, PageToken, SearchText, TimeFilter, moment, timestamp
 from wireroom_gateway.services import Services
 from wireroom_protos.news.v1 import news_pb2
 
@@ -138,7 +138,7 @@ def add_news_routes(api: FastAPI, services: Services, *, timeout: float, feed_ti
         page_token: PageToken = "",
         q: SearchText = "",
         feed_id: IdFilter = "",
-        since: Annotated[datetime | None, Query(description="RFC 3339")] = None,
+        since: TimeFilter = None,
     ) -> ArticlesOutput:
         answer = await services.news.ListArticles(
             news_pb2.ListArticlesRequest(

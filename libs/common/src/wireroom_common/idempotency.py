@@ -22,6 +22,13 @@ from wireroom_common.rpc.context import current_effect_key
 NO_TENANT = UUID(int=0)
 # A tenant's transaction claims for that tenant, also where it tells the installation: row-level security shows it no other rows.
 _CLAIMANT = f"COALESCE({TENANT_EXPRESSION}, :tenant_id)"
+_CLAIM = text(
+    "INSERT INTO idempotency (tenant_id, key_hash, call_id, subject)"  # noqa: S608 - constants
+    f" VALUES ({_CLAIMANT}, :key_hash, :call_id, :subject) ON CONFLICT DO NOTHING"
+)
+_CLAIMED = text(
+    f"SELECT call_id, subject FROM idempotency WHERE tenant_id = {_CLAIMANT} AND key_hash = :key_hash"  # noqa: S608 - constants
+)
 
 
 async def claim_effect(connection: AsyncConnection, tenant_id: UUID | None, subject: str) -> None:
@@ -34,20 +41,10 @@ async def claim_effect(connection: AsyncConnection, tenant_id: UUID | None, subj
     if key is None:
         return
     row = {"tenant_id": tenant_id or NO_TENANT, "key_hash": key.value, "call_id": key.call_id, "subject": subject}
-    written = await connection.execute(
-        text(
-            "INSERT INTO idempotency (tenant_id, key_hash, call_id, subject)"
-            f" VALUES ({_CLAIMANT}, :key_hash, :call_id, :subject) ON CONFLICT DO NOTHING"
-        ),
-        row,
-    )
+    written = await connection.execute(_CLAIM, row)
     if written.rowcount:
         return
-    first = (
-        await connection.execute(
-            text(f"SELECT call_id, subject FROM idempotency WHERE tenant_id = {_CLAIMANT} AND key_hash = :key_hash"), row
-        )
-    ).one()
+    first = (await connection.execute(_CLAIMED, row)).one()
     if first.call_id != key.call_id:
         raise WireroomError(
             ErrorKind.CONFLICT,

@@ -26,7 +26,27 @@ PATH = "/v1/chat/completions"
 _PARSE_INLINE_BYTES = 128 * 1024
 _log = get_logger(__name__)
 
-_JSON_OBJECT: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+# What the clients of OpenAI rely on; providers add members of their own.
+_COMPLETION: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "created", "model", "choices", "usage"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "chat.completion"},
+        "created": {"type": "integer"},
+        "model": {"type": "string"},
+        "choices": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "object", "required": ["message"], "properties": {"message": {"type": "object"}}},
+        },
+        "usage": {"type": "object"},
+    },
+}
+_EVENTS: dict[str, Any] = {
+    "type": "string",
+    "description": "Server-sent events; the data of each is a `chat.completion.chunk` as JSON, at the end `[DONE]`",
+}
 OPENAPI: dict[str, Any] = {
     PATH: {
         "post": {
@@ -55,7 +75,7 @@ OPENAPI: dict[str, Any] = {
             "responses": {
                 "200": {
                     "description": "A chat completion, or its chunks as server-sent events",
-                    "content": {**_JSON_OBJECT, "text/event-stream": {"schema": {"type": "string"}}},
+                    "content": {"application/json": {"schema": _COMPLETION}, "text/event-stream": {"schema": _EVENTS}},
                 },
                 **{
                     str(status): {"description": text}

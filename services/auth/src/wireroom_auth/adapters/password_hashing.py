@@ -37,10 +37,6 @@ class Argon2Passwords:
         # By kind of work: a hash that no password fits, to stand in where there is none of that kind to check.
         self._stand_ins: dict[str, str] = {}
 
-    async def prepare(self) -> None:
-        """Make the hash that stands in for unknown users, so that their first login costs no more than others."""
-        await self.equalise([])
-
     async def equalise(self, works: Sequence[str]) -> None:
         """Say which kinds of work (`work_of`) stored hashes need, the most frequent first. The current one always counts."""
         wanted = list(dict.fromkeys([self._current, *(work for work in works if work)]))[:_MAX_KINDS]

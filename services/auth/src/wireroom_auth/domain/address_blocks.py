@@ -12,7 +12,6 @@ from wireroom_common.errors import WireroomError, invalid
 
 DEFAULT_TTL = timedelta(hours=1)
 LONGEST_TTL = timedelta(days=30)
-MOST_VIOLATIONS = 2**31 - 1
 _IPV4_BITS = 32
 _IPV6_BITS = 128
 _COUNTED_IPV6_BITS = 64

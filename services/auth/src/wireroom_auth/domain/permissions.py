@@ -148,7 +148,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "providers:manage": "Manage the providers of the installation",
         "config:manage": "See and change the configuration of the installation",
         "maintenance:run": "Run maintenance",
-        "ip:manage": "List and lift blocks of client addresses",
+        "ip:manage": "Make, list and lift blocks of client addresses",
         "privacy:erase:self": "Export and erase one's own data",
         "privacy:erase:tenant": "Export and erase the data of others in the tenant",
     }

@@ -21,10 +21,6 @@ class SigningKey:
     signs_from: datetime | None = None
     retired_at: datetime | None = None
 
-    def is_published(self, now: datetime) -> bool:
-        """Whether verifiers are to accept it."""
-        return self.retired_at is None or now < self.retired_at
-
 
 def current(keys: Iterable[SigningKey]) -> SigningKey | None:
     """The one that signs: the last to have begun."""

@@ -24,10 +24,3 @@ class SecondFactors(Protocol):
 
         The first step was right. Failures are forgotten only when a session opens, so guessing codes counts as guessing does.
         """
-
-
-class NoSecondFactors:
-    """Nobody has one."""
-
-    async def challenge(self, user: User, methods: tuple[str, ...] = ("password",)) -> Challenge | None:  # noqa: ARG002
-        return None

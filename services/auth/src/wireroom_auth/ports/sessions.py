@@ -28,6 +28,11 @@ class SessionDetails:
     client: Client
     methods: tuple[str, ...]
 
+    @property
+    def id(self) -> UUID:
+        """The session's id, by which the list is ordered."""
+        return self.session.id
+
 
 class Sessions(Protocol):
     """Logins and their refresh tokens."""

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from wireroom_auth.domain.address_blocks import AddressBlock, block_end, checked_violations, counted_network, plain_text
-from wireroom_auth.domain.credentials import page_token_after, read_page_token
 from wireroom_auth.ports.blocks import Blocks
+from wireroom_auth.usecases.paging import page_of
 from wireroom_common.clock import Clock
-from wireroom_common.errors import invalid, not_found
+from wireroom_common.errors import not_found
 from wireroom_common.ids import new_id, parse_id
 from wireroom_common.principal import Principal, PrincipalKind
 
 MANAGE = "ip:manage"
-DEFAULT_PAGE = 50
 LARGEST_PAGE = 500
 _KEEP_ENDED = timedelta(days=30)
 _BATCH = 1000
@@ -73,12 +72,10 @@ class ListBlocks:
         """A page of the blocks in force, newest first, and the token of the next one. `page_size` 0 means 50; at most 500."""
         if not _is_gateway(caller):
             caller.require(MANAGE)
-        if page_size < 0:
-            raise invalid("page_size_out_of_range", "The page size cannot be negative.", field="page_size")
-        size = min(page_size or DEFAULT_PAGE, LARGEST_PAGE)
-        found = await self._blocks.page(now=self._clock.now(), after=read_page_token(page_token), limit=size + 1)
-        page = found[:size]
-        return page, page_token_after(page[-1].id) if len(found) > size else ""
+        now = self._clock.now()
+        return await page_of(
+            lambda after, limit: self._blocks.page(now=now, after=after, limit=limit), page_size, page_token, largest=LARGEST_PAGE
+        )
 
 
 class LiftBlock:
