@@ -127,4 +127,5 @@ def assert_no_marker(reply: Any, *, sent: dict[str, str]) -> None:
     text = (str(reply.headers) + reply.body.decode(errors="replace")).lower()
     for value in sent.values():
         text = text.replace(value.lower(), "")
-    assert MARKER not in text
+    place = text.find(MARKER)
+    assert place < 0, text[max(0, place - 200) : place + 100]

@@ -32,7 +32,6 @@ class RequestState:
     limits: Mapping[str, int] = field(default_factory=dict)
     # Why a presented credential was not accepted; the limits are charged before it is told.
     credential_error: WireroomError | None = None
-    # An API key's own limits: requests per minute by bucket.
     status: int = 0
     response_bytes: int = 0
     error_code: str = ""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -216,6 +216,14 @@ async def test_a_tenant_sees_its_own_events_and_an_operator_the_envelopes_of_all
     assert seen(await monitoring.read(BETA)) == [(2, True)]
     assert seen(await monitoring.read(ALPHA, "platform_admin")) == [(1, True), (2, False), (3, True)]
     assert seen(await monitoring.read(None, "platform_admin")) == [(1, False), (2, False), (3, True)]
+
+
+async def test_operators_see_ids_but_not_names_of_other_tenants_subjects(monitoring: Any) -> None:
+    some_id = str(uuid4())
+    for subject, tenant in ((some_id, BETA), ("a role's name", BETA), ("a role's name", ALPHA)):
+        await monitoring.deliver(monitoring.event(events.AuditRecorded(action="role.changed"), tenant, subject=subject))
+    page = await monitoring.read(ALPHA, "platform_admin")
+    assert [logged.subject for logged in page.events] == [some_id, "", "a role's name"]
 
 
 async def test_row_level_security_hides_other_tenants_and_forbids_changes(monitoring: Any) -> None:

@@ -119,8 +119,8 @@ class EventLogServicer(monitoring_pb2_grpc.EventLogServiceServicer):
     ) -> monitoring_pb2.ReadEventsResponse:
         """The caller's tenant's events.
 
-        Operators see the events of all tenants and of the installation, but of other tenants' events not the payload: they may know
-        that something happened, not what it was about.
+        Operators see the events of all tenants and of the installation, but of other tenants' events neither payload nor names: they
+        may know that something happened, not what it was about.
         """
         del context
         principal = current_principal()
@@ -146,13 +146,15 @@ class EventLogServicer(monitoring_pb2_grpc.EventLogServiceServicer):
         response = monitoring_pb2.ReadEventsResponse(next_offset=after)
         size = 0
         for entry in entries:
+            own = entry.tenant_id in (None, reader)
             event = monitoring_pb2.LoggedEvent(
                 offset=entry.offset,
                 id=str(entry.id),
                 type=entry.type,
                 source=entry.source,
-                subject=entry.subject,
-                data_json=self._render(entry) if entry.tenant_id in (None, reader) else "",
+                # A subject is an id, or the name of something.
+                subject=entry.subject if own or _is_id(entry.subject) else "",
+                data_json=self._render(entry) if own else "",
             )
             event.time.FromDatetime(entry.time)
             size += event.ByteSize()
@@ -168,3 +170,11 @@ class EventLogServicer(monitoring_pb2_grpc.EventLogServiceServicer):
             # Written by a newer version of this service.
             return ""
         return json_format.MessageToJson(spec.payload.FromString(entry.data), preserving_proto_field_name=True, indent=None)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

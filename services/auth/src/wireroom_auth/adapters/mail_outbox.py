@@ -11,9 +11,11 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from wireroom_auth.adapters import one_time_tokens
 from wireroom_auth.adapters.encryption import MAILS, Sealing
 from wireroom_auth.domain.invitations import Invitation
 from wireroom_auth.domain.mail import DEFAULT_LIFE, MailKind, retry_after
+from wireroom_auth.domain.one_time_tokens import TokenPurpose
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
 from wireroom_common.ids import new_id
@@ -77,6 +79,26 @@ class MailOutbox:
             },
         )
         return True
+
+    async def enqueue_token(
+        self,
+        connection: AsyncConnection,
+        *,
+        tenant_id: UUID,
+        user_id: UUID,
+        to: str,
+        kind: MailKind,
+        purpose: TokenPurpose,
+        life: timedelta,
+    ) -> None:
+        """Make a one-time token for the user and a mail that carries it, in the caller's transaction."""
+        now = self._clock.now()
+        token = await one_time_tokens.issue(
+            connection, tenant_id=tenant_id, user_id=user_id, purpose=purpose, email=to, now=now, life=life
+        )
+        await self.enqueue(
+            connection, tenant_id=tenant_id, user_id=user_id, to=to, kind=kind, data={"token": token}, give_up_at=now + life
+        )
 
     async def invite(self, connection: AsyncConnection, invitation: Invitation, token: str) -> None:
         """Write the mail that carries an invitation's token."""

@@ -88,23 +88,14 @@ class SqlPasswordResets:
                 user = user_of(row)
                 if await _mails_lately(connection, user, MailKind.RESET, now - _HOUR) >= _MAILS_PER_HOUR:
                     continue
-                token = await one_time_tokens.issue(
-                    connection,
-                    tenant_id=user.tenant_id,
-                    user_id=user.id,
-                    purpose=TokenPurpose.RESET_PASSWORD,
-                    email=user.email,
-                    now=now,
-                    life=RESET_LIFE,
-                )
-                await self._mail.enqueue(
+                await self._mail.enqueue_token(
                     connection,
                     tenant_id=user.tenant_id,
                     user_id=user.id,
                     to=user.email,
                     kind=MailKind.RESET,
-                    data={"token": token},
-                    give_up_at=now + RESET_LIFE,
+                    purpose=TokenPurpose.RESET_PASSWORD,
+                    life=RESET_LIFE,
                 )
                 await audit_trail.record(
                     connection,
@@ -221,24 +212,14 @@ class SqlEmailVerification:
         await self._mail.enqueue(connection, tenant_id=row.tenant_id, user_id=row.id, to=row.email, kind=kind, data={})
 
     async def _write(self, connection: AsyncConnection, tenant_id: UUID, user_id: UUID, email: str, kind: MailKind) -> None:
-        now = self._clock.now()
-        token = await one_time_tokens.issue(
-            connection,
-            tenant_id=tenant_id,
-            user_id=user_id,
-            purpose=TokenPurpose.VERIFY_EMAIL,
-            email=email,
-            now=now,
-            life=VERIFY_LIFE,
-        )
-        await self._mail.enqueue(
+        await self._mail.enqueue_token(
             connection,
             tenant_id=tenant_id,
             user_id=user_id,
             to=email,
             kind=kind,
-            data={"token": token},
-            give_up_at=now + VERIFY_LIFE,
+            purpose=TokenPurpose.VERIFY_EMAIL,
+            life=VERIFY_LIFE,
         )
 
 

@@ -106,24 +106,14 @@ class SqlUsers:
             )
 
     async def _ask_for_password(self, connection: AsyncConnection, user: User) -> None:
-        now = self._clock.now()
-        token = await one_time_tokens.issue(
-            connection,
-            tenant_id=user.tenant_id,
-            user_id=user.id,
-            purpose=TokenPurpose.RESET_PASSWORD,
-            email=user.email,
-            now=now,
-            life=VERIFY_LIFE,
-        )
-        await self._mail.enqueue(
+        await self._mail.enqueue_token(
             connection,
             tenant_id=user.tenant_id,
             user_id=user.id,
             to=user.email,
             kind=MailKind.SET_PASSWORD,
-            data={"token": token},
-            give_up_at=now + VERIFY_LIFE,
+            purpose=TokenPurpose.RESET_PASSWORD,
+            life=VERIFY_LIFE,
         )
 
 
