@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -232,6 +233,16 @@ async def test_replaced_secret_is_accepted_until_its_end(work_dir: Path, clean_v
         clock.advance(10)
         assert (await ask(rig, signed(rig, secret="wr_sig_old")))[0] == 401
         assert (await ask(rig, signed(rig)))[0] == 200
+
+
+async def test_signing_callers_behind_a_blocked_address_work_on(rig: Rig) -> None:
+    block = events_pb2.GatewayIpBlocked(block_id=str(UUID(int=1)), network="127.0.0.1")
+    block.until.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+    await rig.publish(block)
+    assert (await ask(rig, {}))[0] == 429
+    assert (await ask(rig, signed(rig)))[0] == 200
+    # What merely looks like a signature shows nobody.
+    assert (await ask(rig, signed(rig, secret="wr_sig_" + "x" * 43)))[0] == 429
 
 
 async def test_key_that_must_sign_is_not_accepted_bare(rig: Rig) -> None:

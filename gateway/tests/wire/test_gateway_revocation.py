@@ -79,6 +79,21 @@ async def test_a_refused_key_is_not_asked_for_again_at_once(rig: Rig) -> None:
     assert len(rig.neighbours.called("VerifyKey")) == 1
 
 
+async def test_made_up_keys_do_not_push_a_good_one_out(work_dir: Path) -> None:
+    async def answer(request: auth_pb2.VerifyKeyRequest) -> auth_pb2.VerifyKeyResponse:
+        if request.secret != KEY["authorization"].removeprefix("Bearer "):
+            raise WireroomError(ErrorKind.UNAUTHENTICATED, "api_key_invalid", "No such key.")
+        return await accept_key(request)
+
+    async with running(work_dir, answers={"VerifyKey": answer}, key_cache_size=5) as rig:
+        assert await status(rig, KEY) == 200
+        for number in range(20):
+            assert await status(rig, {"authorization": f"Bearer wr_abcdefgh_{number:043d}"}) == 401
+        asked = len(rig.neighbours.called("VerifyKey"))
+        assert await status(rig, KEY) == 200
+        assert len(rig.neighbours.called("VerifyKey")) == asked
+
+
 async def test_a_key_that_cannot_be_checked_is_503_and_not_remembered(rig: Rig) -> None:
     async def away(_request: Any) -> Any:
         raise WireroomError(ErrorKind.UNAVAILABLE, "database_unavailable", "Try again.")

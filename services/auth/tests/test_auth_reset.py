@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -158,6 +159,21 @@ async def test_one_token_sets_one_password_and_ends_its_siblings(make_auth: Any)
         assert await refused(reset(auth, second)) == (ErrorKind.INVALID, "one_time_token_invalid")
         (chosen,) = [choice for choice, outcome in zip(choices, outcomes, strict=True) if not isinstance(outcome, WireroomError)]
         assert (await auth.login(password=chosen)).tokens.access_token
+
+
+async def test_changing_the_password_ends_resets_that_wait(make_auth: Any, password: str) -> None:
+    async with mailbox() as box:
+        auth = await make_auth(**settings_for(box))
+        user = await auth.register_admin()
+        await forgot(auth)
+        await send(auth)
+        login = await auth.login()
+        caller = replace(principal_of(user), credential_id=login.tokens.session_id)
+        change = auth_pb2.ChangePasswordRequest(current_password=password, new_password=NEW)
+        await auth.call(AUTH + "ChangePassword", change, caller)
+        outcome = await refused(reset(auth, box.token(), "nine foxes at the old harbour"))
+        assert outcome == (ErrorKind.INVALID, "one_time_token_invalid")
+        assert (await auth.login(password=NEW)).tokens.access_token
 
 
 async def test_a_reset_ends_the_delays_that_guessing_brought(make_auth: Any) -> None:

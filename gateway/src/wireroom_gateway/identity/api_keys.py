@@ -52,7 +52,7 @@ class _Entry:
 
 
 class ApiKeyVerifier:
-    """Turns an API key, or the id of one, into what is known of it. The cache is bounded and holds bad keys too (briefly).
+    """Turns an API key, or the id of one, into what is known of it. The caches of good and (briefly) of bad keys are bounded.
 
     Secrets are looked up by the whole SHA-256. There is one question at a time per key. A changed key is forgotten by event.
     """
@@ -76,6 +76,8 @@ class ApiKeyVerifier:
         self._bad_seconds = bad_seconds
         self._timeout = timeout
         self._cache: OrderedDict[bytes, _Entry] = OrderedDict()
+        # Apart, so that a flood of made-up keys does not push the good ones out.
+        self._refused: OrderedDict[bytes, _Entry] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[_Entry]] = {}
         # Counts changes: an answer that was on its way meanwhile may be older than the change.
         self._changes = 0
@@ -110,7 +112,7 @@ class ApiKeyVerifier:
             del self._cache[name]
 
     async def _known(self, name: bytes, question: auth_pb2.VerifyKeyRequest) -> tuple[KnownKey, bool]:
-        entry = self._cache.get(name)
+        entry = self._cache.get(name) or self._refused.get(name)
         cached = entry is not None and entry.until > self._clock.monotonic() and not self._is_outdated(entry)
         if entry is None or not cached:
             entry = await self._ask_once(name, question)
@@ -159,11 +161,16 @@ class ApiKeyVerifier:
         else:
             entry = _Entry(_key_of(answer), now + self._good_seconds)
         if changes == self._changes:
-            self._cache[name] = entry
-            self._cache.move_to_end(name)
-            while len(self._cache) > self._cache_size:
-                self._cache.popitem(last=False)
+            self._remember(name, entry)
         return entry
+
+    def _remember(self, name: bytes, entry: _Entry) -> None:
+        kept, other = (self._refused, self._cache) if entry.key is None else (self._cache, self._refused)
+        other.pop(name, None)
+        kept[name] = entry
+        kept.move_to_end(name)
+        while len(kept) > self._cache_size:
+            kept.popitem(last=False)
 
 
 def _key_of(answer: auth_pb2.VerifyKeyResponse) -> KnownKey:

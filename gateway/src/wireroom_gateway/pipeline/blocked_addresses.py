@@ -79,4 +79,4 @@ def _may_be_signed_in(state: RequestState, scope: Scope) -> bool:
         return True
     if state.route is None or state.route.access.need is Need.NOTHING:
         return False
-    return any(name == b"authorization" for name, _ in scope["headers"])
+    return any(name in (b"authorization", b"signature") for name, _ in scope["headers"])

@@ -23,7 +23,7 @@ class RotatedSigningKeyOutput(Output):
 def add_signing_key_routes(api: FastAPI, services: Services, *, timeout: float) -> None:
     """`/api/v1/admin/signing-keys`."""
 
-    @api.post("/api/v1/admin/signing-keys/rotate", tags=["admin"], responses=problem_responses(409))
+    @api.post("/api/v1/admin/signing-keys/rotate", tags=["administration"], responses=problem_responses(409))
     @access("config:manage")
     async def rotate_signing_key() -> RotatedSigningKeyOutput:
         answer = await services.key_material.RotateSigningKey(auth_pb2.RotateSigningKeyRequest(), timeout=timeout)

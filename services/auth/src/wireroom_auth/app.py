@@ -209,7 +209,7 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
     address_servicer = AddressServicer(BlockAddress(blocks, clock), ListBlocks(blocks, clock), LiftBlock(blocks, clock))
 
     directory_servicer = DirectoryServicer(
-        users=ManageUsers(SqlUsers(database, clock, mail), accounts, passwords, clock),
+        users=ManageUsers(SqlUsers(database, mail), accounts, passwords, clock),
         roles=ManageRoles(SqlRoles(database), clock, max_roles=settings.max_roles_per_tenant),
         invitations=ManageInvitations(invitations, accounts, clock, max_pending=settings.max_pending_invitations),
         tenants=ManageTenants(SqlTenants(database), accounts, clock),

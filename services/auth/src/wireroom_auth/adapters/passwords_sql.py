@@ -14,6 +14,7 @@ from wireroom_auth.adapters.epochs import Raised, raise_epoch
 from wireroom_auth.adapters.session_rows import add_token, session_of
 from wireroom_auth.domain.credentials import new_refresh_token
 from wireroom_auth.domain.identity import Account, User
+from wireroom_auth.domain.one_time_tokens import TokenPurpose
 from wireroom_auth.domain.sessions import Rotation, RotationResult
 from wireroom_common.db import Database
 from wireroom_common.outbox import emit
@@ -25,6 +26,8 @@ _WORKS = r"""
         GROUP BY substring(password_hash from '^(\$(2[aby]\$\d\d|argon2id\$v=\d+\$[^$]+)\$)') ORDER BY users DESC LIMIT 10
     ) AS kinds
 """
+_BEGUN = "FROM one_time_tokens WHERE tenant_id = :tenant_id AND user_id = :id AND purpose = ANY (:purposes)"
+_PURPOSES = [TokenPurpose.RESET_PASSWORD.value, TokenPurpose.FINISH_LOGIN.value]
 
 
 async def set_password(
@@ -91,6 +94,8 @@ class SqlPasswords:
         user = account.user
         place = {"tenant_id": user.tenant_id, "id": user.id, "session_id": session_id, "now": now}
         async with self._database.tenant(user.tenant_id) as connection:
+            # Before the user, as those who present one of these tokens do.
+            await connection.execute(text(f"SELECT 1 {_BEGUN} ORDER BY id FOR UPDATE"), {**place, "purposes": _PURPOSES})
             # The user before the session, as everywhere.
             same = await connection.execute(
                 text(
@@ -114,6 +119,8 @@ class SqlPasswords:
                 return None
             session = session_of(row)
             await set_password(connection, user, password_hash, via="change", now=now, keep_session=session_id)
+            # Resets that were mailed and logins that were begun are ways round the new password.
+            await connection.execute(text(f"DELETE {_BEGUN}"), {**place, "purposes": _PURPOSES})
             # The token in use until now counts as spent, without a successor to hand out: what is left of it is no way in.
             await connection.execute(
                 text(

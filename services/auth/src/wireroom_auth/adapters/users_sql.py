@@ -9,7 +9,6 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from wireroom_auth.adapters import one_time_tokens
 from wireroom_auth.adapters.accounts_sql import USER_COLUMNS, insert_account, unique_email, user_of
 from wireroom_auth.adapters.directory_transaction import DirectoryTransaction, directory_transaction
 from wireroom_auth.adapters.epochs import raise_epoch
@@ -19,7 +18,6 @@ from wireroom_auth.domain.identity import Account, User
 from wireroom_auth.domain.mail import MailKind
 from wireroom_auth.domain.one_time_tokens import VERIFY_LIFE, TokenPurpose
 from wireroom_auth.domain.roles import reach_of, require_covered
-from wireroom_common.clock import Clock
 from wireroom_common.db import Database
 from wireroom_common.outbox import emit
 from wireroom_common.principal import Principal
@@ -29,9 +27,8 @@ from wireroom_protos.events.v1 import events_pb2
 class SqlUsers:
     """The rules that need what is stored are checked under the tenant's lock."""
 
-    def __init__(self, database: Database, clock: Clock, mail: MailOutbox) -> None:
+    def __init__(self, database: Database, mail: MailOutbox) -> None:
         self._database = database
-        self._clock = clock
         self._mail = mail
 
     async def create(self, caller: Principal, account: Account) -> User:
