@@ -2,6 +2,7 @@
 
 `bench.py freshness`: seconds from a feed's fetch to an answer that cites the new item, over 100 items, in both deployments.
 `bench.py memory`: idle memory of the one process.  `bench.py start`: seconds from `wireroom run` to ready, first and later.
+`bench.py login`: milliseconds of a failed login, with and without an account of that address, in turns.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
 
-from api import wait_for
-from conftest import sign_up
+from api import Api, wait_for
+from conftest import EMAIL, PASSWORD, sign_up
 from harness import Deployment, Running, deploy
 from site_server import serving
 
 ITEMS = 100
+LOGINS, WARM_UP = 90, 5
+UNAUTHORIZED = 401
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -74,6 +77,31 @@ def freshness() -> None:
             )
 
 
+def login() -> None:
+    """A wrong password for an account that exists, and for one that does not: the time must not tell them apart."""
+    extra = {
+        "WIREROOM_GATEWAY_LIMITS_ENABLED": "false",
+        "WIREROOM_AUTH_LOGIN_FAILURES_ACCOUNT": "100",
+        "WIREROOM_AUTH_LOGIN_FAILURES_NETWORK": "10000",
+    }
+    with deploy(Deployment.EMBEDDED, extra) as running:
+        nobody = Api(running.base_url)
+        nobody.post("/auth/register", {"email": EMAIL, "password": PASSWORD, "admin_token": running.admin_token()})
+        taken: dict[str, list[float]] = {"known": [], "unknown": []}
+        for number in range(LOGINS + WARM_UP):
+            for kind, email in (("known", EMAIL), ("unknown", "nobody@example.org")):
+                start = time.monotonic()
+                reply = nobody.call("POST", "/auth/login", {"email": email, "password": "not the pass phrase"})
+                seconds = time.monotonic() - start
+                if reply.status != UNAUTHORIZED:
+                    raise RuntimeError(f"{kind}: {reply.status}")
+                if number >= WARM_UP:
+                    taken[kind].append(seconds * 1000)
+    for kind, values in taken.items():
+        print(f"login/{kind}: p50 {statistics.median(values):.1f} ms, p95 {percentile(values, 0.95):.1f} ms of {len(values)}")
+    print(f"login/difference of p50: {statistics.median(taken['known']) - statistics.median(taken['unknown']):+.1f} ms")
+
+
 def memory() -> None:
     """Resident memory of the one process, without its database children, 10 s after the first cited answer."""
     with serving() as site, deploy(Deployment.EMBEDDED, {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": site.address}) as running:
@@ -104,7 +132,7 @@ def _rss_mb(running: Running) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-BENCHMARKS = {"start": start, "memory": memory, "freshness": freshness}
+BENCHMARKS = {"start": start, "memory": memory, "freshness": freshness, "login": login}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -20,12 +20,13 @@ from fastapi.datastructures import DefaultPlaceholder
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wireroom_gateway import strict_json
+from wireroom_gateway.request_body import read_body
 from wireroom_gateway.request_state import request_state
 from wireroom_gateway.routes.application import StrictRoute, validation_problem
 
@@ -168,11 +169,4 @@ def _take(field: Any, value: Any, place: tuple[str, ...], arguments: dict[str, A
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
     given = next((value for name, value in scope["headers"] if name == b"content-type"), None)
     strict_json.require_content_type(given.decode("latin-1") if given is not None else None)
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    return await read_body(receive)

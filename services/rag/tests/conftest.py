@@ -117,7 +117,7 @@ class _Infra:
         raise AssertionError(f"The rag service needs no secret ({name}).")
 
     def announce(self, message: str) -> None:
-        raise NotImplementedError
+        raise AssertionError(f"The rag service has nothing to announce ({message}).")
 
 
 class Rag:

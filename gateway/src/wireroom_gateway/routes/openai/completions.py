@@ -17,6 +17,7 @@ from wireroom_common.logging import get_logger
 from wireroom_gateway import strict_json
 from wireroom_gateway.access import Body, Bucket, access
 from wireroom_gateway.problems import http_problem, openai_error, problem_of
+from wireroom_gateway.request_body import read_body
 from wireroom_gateway.request_state import request_state
 from wireroom_gateway.routes.openai.event_stream import DONE, KEEPALIVE, FrameQueue, frame
 from wireroom_protos.chat.v1 import chat_pb2, chat_pb2_grpc
@@ -113,7 +114,7 @@ class ChatCompletions:
         started = time.perf_counter()
         content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"").decode("latin-1")
         strict_json.require_content_type(content_type)
-        body = await _read(receive)
+        body = await read_body(receive)
         large = len(body) > _PARSE_INLINE_BYTES
         request = await asyncio.to_thread(strict_json.parse, body) if large else strict_json.parse(body)
         if not isinstance(request, dict):
@@ -240,17 +241,6 @@ async def _result(
     call: grpc.aio.UnaryUnaryCall[chat_pb2.CompleteRequest, chat_pb2.CompleteResponse],
 ) -> chat_pb2.CompleteResponse:
     return await call
-
-
-async def _read(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 def _given_up() -> WireroomError:
