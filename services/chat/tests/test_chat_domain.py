@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wireroom_chat.domain.answer import AnswerText
+from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.intent import needs_generation
-from wireroom_chat.domain.models import ModelCatalogue, ProviderModel
 from wireroom_chat.domain.passages import Citation, Quote, SourceKind
+from wireroom_chat.domain.providers import Candidate, ProviderModel
 from wireroom_chat.domain.request import Grounding, GroundingMode, parse_request
 from wireroom_chat.domain.sentences import split, trimmed
 from wireroom_chat.domain.terms import Terms
@@ -222,12 +223,11 @@ def test_body_that_is_no_json_object_is_invalid(body: bytes) -> None:
 
 
 def test_bare_model_name_works_only_when_unique() -> None:
-    catalogue = ModelCatalogue(
-        [ProviderModel("a", "x"), ProviderModel("b", "x"), ProviderModel("b", "y"), ProviderModel("b", "news")]
-    )
-    assert catalogue.route("y", None).generator == ProviderModel("b", "y")
+    names = [("a", "x"), ("b", "x"), ("b", "y"), ("b", "news")]
+    catalogue = Catalogue([Candidate(ProviderModel(*name)) for name in names])
+    assert catalogue.route("y", None).candidates == (Candidate(ProviderModel("b", "y")),)
     assert catalogue.route("news", None).grounding == Grounding((SourceKind.ARTICLE,))
-    assert catalogue.route("grounded", None).generator == ProviderModel("a", "x")
+    assert catalogue.route("grounded", None).candidates == (Candidate(ProviderModel("a", "x")),)
     with pytest.raises(WireroomError) as caught:
         catalogue.route("x", None)
     assert caught.value.code == "model_not_found"
@@ -235,7 +235,7 @@ def test_bare_model_name_works_only_when_unique() -> None:
 
 def test_unknown_default_model_is_refused_at_start() -> None:
     with pytest.raises(ValueError, match="default model 'zzz'"):
-        ModelCatalogue([ProviderModel("a", "x")], "zzz")
+        Catalogue([Candidate(ProviderModel("a", "x"))], default="zzz")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,13 @@ import grpc.aio
 
 from wireroom_chat.adapters.ledger import SqlLedger
 from wireroom_chat.adapters.provider import OpenAiProvider, ProviderSessions, ProviderTimeouts
+from wireroom_chat.adapters.provider_config import SettingsDirectory
+from wireroom_chat.adapters.provider_health import AlwaysHealthy
 from wireroom_chat.adapters.retrieval import RagRetrieval
+from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.extractive import QuoteSelector
-from wireroom_chat.domain.models import ModelCatalogue, ProviderModel
+from wireroom_chat.domain.pricing import Pricing
+from wireroom_chat.domain.providers import FREE, Candidate, ProviderModel
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.wire import Links
 from wireroom_chat.metrics import ChatMetrics
@@ -18,9 +22,11 @@ from wireroom_chat.ports import Retrieval
 from wireroom_chat.settings import ChatSettings
 from wireroom_chat.transport.grpc import InferenceServicer
 from wireroom_chat.usecases.completing import CompleteChat
+from wireroom_chat.usecases.generating import Generator
 from wireroom_chat.usecases.grounding import GroundedAnswer
 from wireroom_chat.usecases.quoting import QuotedAnswer
 from wireroom_chat.usecases.run import Runs
+from wireroom_chat.usecases.streams import Streams
 from wireroom_common.runtime.service import Infra, Periodic, Service
 from wireroom_protos.chat.v1 import chat_pb2_grpc
 
@@ -35,7 +41,7 @@ def assemble(settings: ChatSettings, infra: Infra, retrieval: Retrieval) -> Serv
     clock = infra.clock
     database = infra.database("chat")
     ledger = SqlLedger(database)
-    runs = Runs(ledger, clock, ChatMetrics(infra.registry))
+    runs = Runs(ledger, Pricing(FREE), clock, ChatMetrics(infra.registry))
     sessions = ProviderSessions(max_connections=settings.max_connections)
     providers = {
         entry.name: OpenAiProvider(
@@ -50,15 +56,17 @@ def assemble(settings: ChatSettings, infra: Infra, retrieval: Retrieval) -> Serv
         )
         for entry in settings.providers
     }
-    models = [ProviderModel(entry.name, model) for entry in settings.providers for model in entry.models]
+    candidates = [Candidate(ProviderModel(entry.name, model)) for entry in settings.providers for model in entry.models]
+    directory = SettingsDirectory(Catalogue(candidates, default=settings.default_model), providers)
     terms = Terms()
     selector = QuoteSelector(terms)
     completing = CompleteChat(
-        catalogue=ModelCatalogue(models, settings.default_model),
-        providers=providers,
+        directory=directory,
+        generator=Generator(directory, AlwaysHealthy()),
         quoted=QuotedAnswer(retrieval, selector),
         grounded=GroundedAnswer(retrieval, selector, terms),
         runs=runs,
+        streams=Streams(),
         links=Links(infra.public_url()),
     )
     servicer = InferenceServicer(completing, int(clock.now().timestamp()))

@@ -24,8 +24,9 @@ class ChatMetrics:
             registry=registry,
         )
 
-    def settled(self, provider: str, settlement: Settlement) -> None:
+    def settled(self, settlement: Settlement) -> None:
         """Count a completion that ended."""
+        provider = settlement.provider
         self._completions.labels(provider, settlement.status, settlement.answer_mode).inc()
         self._tokens.labels(provider, "in").inc(settlement.tokens_in)
         self._tokens.labels(provider, "out").inc(settlement.tokens_out)

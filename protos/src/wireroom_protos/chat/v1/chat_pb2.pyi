@@ -91,12 +91,26 @@ class CompletionInfo(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ANSWER_MODE_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
+    PROVIDER_PATH_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    BUDGET_REMAINING_MICROS_FIELD_NUMBER: _builtins.int
     completion_id: _builtins.str
     model: _builtins.str
     answer_mode: _builtins.str
     """"generated", "extractive" or "abstained"."""
     provider: _builtins.str
     """Provider name, or "wireroom" for built-in models."""
+    cache: _builtins.str
+    """"hit", "semantic" or "miss"; empty where the cache has no part."""
+    cost_micros: _builtins.int
+    """What the answer cost so far in millionths of the currency unit; final for whole answers only."""
+    budget_remaining_micros: _builtins.int
+    """What is left of the tightest budget after the reservation; absent when no budget binds."""
+    @_builtins.property
+    def provider_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The candidates tried so far as "provider/model", in order."""
+
     def __init__(
         self,
         *,
@@ -104,12 +118,18 @@ class CompletionInfo(_message.Message):
         model: _builtins.str = ...,
         answer_mode: _builtins.str = ...,
         provider: _builtins.str = ...,
+        provider_path: _abc.Iterable[_builtins.str] | None = ...,
+        cache: _builtins.str = ...,
+        cost_micros: _builtins.int = ...,
+        budget_remaining_micros: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros", "budget_remaining_micros", b"budget_remaining_micros"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_mode", b"answer_mode", "completion_id", b"completion_id", "model", b"model", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros", "answer_mode", b"answer_mode", "budget_remaining_micros", b"budget_remaining_micros", "cache", b"cache", "completion_id", b"completion_id", "cost_micros", b"cost_micros", "model", b"model", "provider", b"provider", "provider_path", b"provider_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__budget_remaining_micros: _TypeAlias = _typing.Literal["budget_remaining_micros"]  # noqa: Y015
+    _WhichOneofArgType__budget_remaining_micros: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_remaining_micros) -> _WhichOneofReturnType__budget_remaining_micros | None: ...
 
 Global___CompletionInfo: _TypeAlias = CompletionInfo  # noqa: Y015
 
@@ -182,8 +202,11 @@ class StreamCompleteResponse(_message.Message):
 
     INFO_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """One OpenAI chat completion chunk as JSON: the payload of one SSE `data:` line."""
+    seq: _builtins.int
+    """Number of the piece in its stream, from 1: `StreamService.Resume` takes it."""
     @_builtins.property
     def info(self) -> Global___CompletionInfo: ...
     def __init__(
@@ -191,10 +214,11 @@ class StreamCompleteResponse(_message.Message):
         *,
         info: Global___CompletionInfo | None = ...,
         data: _builtins.bytes = ...,
+        seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "info", b"info", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "info", b"info", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "info", b"info", "part", b"part", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["info", "data"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015

@@ -23,6 +23,14 @@ class SqlLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def binds(self, generation: Generation) -> bool:
+        del generation
+        return False
+
+    async def reserve(self, generation: Generation, micros: int) -> int:
+        del generation
+        return micros
+
     async def start(self, generation: Generation) -> None:
         async with self._database.tenant(generation.tenant_id) as connection:
             await connection.execute(
@@ -36,7 +44,7 @@ class SqlLedger:
                     "user_id": generation.user_id,
                     "completion_id": generation.completion_id,
                     "model": generation.model,
-                    "provider": generation.provider,
+                    "provider": "",
                     "started_at": generation.started_at,
                 },
             )
@@ -46,7 +54,7 @@ class SqlLedger:
             result = await connection.execute(
                 text(
                     "UPDATE generations SET status = :status, answer_mode = :answer_mode, error_code = :error_code, tokens_in = :tokens_in,"
-                    " tokens_out = :tokens_out, citations = :citations, first_token_ms = :first_token_ms, finished_at = :finished_at"
+                    " tokens_out = :tokens_out, provider = :provider, citations = :citations, first_token_ms = :first_token_ms, finished_at = :finished_at"
                     " WHERE tenant_id = :tenant_id AND id = :id AND status = 'running'"
                 ),
                 {
@@ -57,6 +65,7 @@ class SqlLedger:
                     "error_code": settlement.error_code,
                     "tokens_in": settlement.tokens_in,
                     "tokens_out": settlement.tokens_out,
+                    "provider": settlement.provider,
                     "citations": settlement.citations,
                     "first_token_ms": settlement.first_token_milliseconds,
                     "finished_at": settlement.finished_at,
@@ -109,7 +118,7 @@ def _event(generation: Generation, settlement: Settlement) -> Message:
         return events_pb2.ChatCompletionCompleted(
             completion_id=generation.completion_id,
             model=generation.model,
-            provider=generation.provider,
+            provider=settlement.provider,
             answer_mode=settlement.answer_mode,
             tokens_in=settlement.tokens_in,
             tokens_out=settlement.tokens_out,
@@ -121,12 +130,12 @@ def _event(generation: Generation, settlement: Settlement) -> Message:
         return events_pb2.ChatCompletionCancelled(
             completion_id=generation.completion_id,
             model=generation.model,
-            provider=generation.provider,
+            provider=settlement.provider,
             tokens_out=settlement.tokens_out,
         )
     return events_pb2.ChatCompletionFailed(
         completion_id=generation.completion_id,
         model=generation.model,
-        provider=generation.provider,
+        provider=settlement.provider,
         error_code=settlement.error_code,
     )

@@ -30,11 +30,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Ending:
-    """What is known at the end. Negative token counts: the provider said nothing, count the text."""
+    """What is known at the end."""
 
     finish_reason: str = "stop"
-    tokens_in: int = -1
-    tokens_out: int = -1
 
 
 @dataclass

@@ -19,6 +19,7 @@ MAX_TOP_K = 50
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _SOURCES = {"news": SourceKind.ARTICLE, "docs": SourceKind.DOCUMENT}
 _GROUNDING_MEMBERS = frozenset({"sources", "since", "top_k", "mode"})
+_OURS = frozenset({"grounding", "disable_fallback"})
 _MAX_PROBLEMS = 20
 
 
@@ -41,7 +42,7 @@ class Grounding:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A checked request. `raw` is the body without `grounding`."""
+    """A checked request. `raw` is the body without the members that are ours (`grounding`, `disable_fallback`)."""
 
     model: str
     messages: Sequence[Mapping[str, Any]]
@@ -50,6 +51,12 @@ class ChatRequest:
     include_usage: bool
     grounding: Grounding | None
     raw: Mapping[str, Any]
+    # Whether another model may answer when the first one cannot.
+    fallback: bool = True
+
+    def can_be_quoted(self) -> bool:
+        """Whether an answer made of quotes fits the request."""
+        return not self._problems_with_quotes()
 
     def question(self) -> str:
         """The text of the last user message; empty when there is none."""
@@ -60,6 +67,9 @@ class ChatRequest:
 
     def refuse_for_quotes(self) -> None:
         """INVALID when the request asks for what an answer with checked citations cannot have."""
+        _raise_for(self._problems_with_quotes())
+
+    def _problems_with_quotes(self) -> list[FieldProblem]:
         problems = []
         if self.choices != 1:
             problems.append(FieldProblem("n", "Answers with citations have one choice: leave 'n' out or set it to 1."))
@@ -78,7 +88,7 @@ class ChatRequest:
             problems.append(FieldProblem("logprobs", "Log probabilities cannot be given for answers with citations."))
         if not self.question().strip():
             problems.append(FieldProblem("messages", "There is no user message with text to answer."))
-        _raise_for(problems)
+        return problems
 
 
 def text_of(content: Any) -> str:
@@ -118,9 +128,12 @@ def parse_request(body: bytes, *, stream: bool) -> ChatRequest:
         else:
             include_usage = bool(options.get("include_usage"))
     grounding = _grounding(raw["grounding"], problems) if raw.get("grounding") is not None else None
+    disabled = raw.get("disable_fallback") or False
+    if not isinstance(disabled, bool):
+        problems.append(FieldProblem("disable_fallback", "Must be true or false."))
     _raise_for(problems)
-    rest = {key: value for key, value in raw.items() if key != "grounding"}
-    return ChatRequest(model.strip(), messages, stream, choices, include_usage, grounding, rest)
+    rest = {key: value for key, value in raw.items() if key not in _OURS}
+    return ChatRequest(model.strip(), messages, stream, choices, include_usage, grounding, rest, fallback=not disabled)
 
 
 def _raise_for(problems: list[FieldProblem]) -> None:

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from wireroom_chat.usecases.completing import CompleteChat, Info
+from wireroom_chat.usecases.completing import CompleteChat
+from wireroom_chat.usecases.streams import End, Info
+from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import current_principal
 from wireroom_protos.chat.v1 import chat_pb2, chat_pb2_grpc
 
@@ -30,21 +32,37 @@ class InferenceServicer(chat_pb2_grpc.InferenceServiceServicer):
     async def Complete(self, request: chat_pb2.CompleteRequest, context: Any) -> chat_pb2.CompleteResponse:  # noqa: N802 - rpc name
         del context
         body, info = await self._completing.complete(current_principal(), request.body)
-        return chat_pb2.CompleteResponse(body=body, info=_info(info))
+        return chat_pb2.CompleteResponse(body=body, info=info_message(info))
 
     async def StreamComplete(  # noqa: N802 - rpc name
         self, request: chat_pb2.StreamCompleteRequest, context: Any
     ) -> AsyncIterator[chat_pb2.StreamCompleteResponse]:
         del context
-        async with aclosing(self._completing.stream(current_principal(), request.body)) as parts:
-            async for part in parts:
-                if isinstance(part, bytes):
-                    yield chat_pb2.StreamCompleteResponse(data=part)
+        async with aclosing(self._completing.stream(current_principal(), request.body)) as frames:
+            async for frame in frames:
+                if isinstance(frame.part, bytes):
+                    yield chat_pb2.StreamCompleteResponse(data=frame.part, seq=frame.seq)
+                elif isinstance(frame.part, Info):
+                    yield chat_pb2.StreamCompleteResponse(info=info_message(frame.part), seq=frame.seq)
                 else:
-                    yield chat_pb2.StreamCompleteResponse(info=_info(part))
+                    raise_for(frame.part)
 
 
-def _info(info: Info) -> chat_pb2.CompletionInfo:
+def info_message(info: Info) -> chat_pb2.CompletionInfo:
+    """The message of `info`."""
     return chat_pb2.CompletionInfo(
-        completion_id=info.completion_id, model=info.model, answer_mode=info.answer_mode.value, provider=info.provider
+        completion_id=info.completion_id,
+        model=info.model,
+        answer_mode=info.answer_mode.value,
+        provider=info.provider,
+        provider_path=info.path,
+        cache=info.cache,
+        cost_micros=info.cost_micros,
+        budget_remaining_micros=info.budget_remaining_micros,
     )
+
+
+def raise_for(end: End) -> None:
+    """The error of a stream that failed."""
+    if end.status == "failed":
+        raise WireroomError(ErrorKind(end.error_kind), end.error_code, end.error_detail, retry_after=end.retry_after)

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
 from wireroom_chat.domain.answer import AnswerMode, AnswerText, Ending, Piece
-from wireroom_chat.domain.models import BUILT_IN_PROVIDER, ListedModel, ModelCatalogue, ProviderModel, Route
-from wireroom_chat.domain.request import ChatRequest, parse_request
+from wireroom_chat.domain.catalogue import ListedModel, Route
+from wireroom_chat.domain.request import ChatRequest, Grounding, parse_request
 from wireroom_chat.domain.terms import count_tokens
 from wireroom_chat.domain.wire import EXTRACTIVE_FINGERPRINT, ChunkWriter, Links, annotation_objects, completion_object
-from wireroom_chat.ports import ChatProvider
+from wireroom_chat.ports import Origin, ProviderDirectory
 from wireroom_chat.usecases.forwarding import forward, forward_stream
+from wireroom_chat.usecases.generating import Generator, Plan
 from wireroom_chat.usecases.grounding import GroundedAnswer
-from wireroom_chat.usecases.quoting import QuotedAnswer
+from wireroom_chat.usecases.quoting import NO_PROVIDER, OUT_OF_BUDGET, QuotedAnswer
 from wireroom_chat.usecases.run import Run, Runs
+from wireroom_chat.usecases.streams import Frame, Info, Opening, Streams
 from wireroom_chat.usecases.usage import prompt_tokens
+from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal
 
 PERMISSION = "llm:invoke"
+_NOT_OF_THE_REQUEST = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.RATE_LIMITED})
 
 
-@dataclass(frozen=True)
-class Info:
-    """What is known of an answer when it begins."""
+class Degrade(StrEnum):
+    """When quotes from the sources stand in for an answer that no provider could write or no budget pays for."""
 
-    completion_id: str
-    model: str
-    answer_mode: AnswerMode
-    provider: str
-
-
-def _info(run: Run) -> Info:
-    return Info(run.completion_id, run.model, run.mode, run.provider)
+    NEVER = "never"
+    # Only for requests that asked for sources anyway.
+    GROUNDED = "grounded"
+    ALWAYS = "always"
 
 
 class CompleteChat:
@@ -42,89 +42,163 @@ class CompleteChat:
     def __init__(
         self,
         *,
-        catalogue: ModelCatalogue,
-        providers: Mapping[str, ChatProvider],
+        directory: ProviderDirectory,
+        generator: Generator,
         quoted: QuotedAnswer,
         grounded: GroundedAnswer,
         runs: Runs,
+        streams: Streams,
         links: Links,
+        degrade: Degrade = Degrade.ALWAYS,
     ) -> None:
-        self._catalogue = catalogue
-        self._providers = providers
+        self._directory = directory
+        self._generator = generator
         self._quoted = quoted
         self._grounded = grounded
         self._runs = runs
+        self._streams = streams
         self._links = links
+        self._degrade = degrade
 
     def models(self, principal: Principal) -> list[ListedModel]:
         """The models on offer."""
         principal.require(PERMISSION)
-        return self._catalogue.listed()
+        return self._directory.catalogue().listed(principal.tenant_id)
 
     async def complete(self, principal: Principal, body: bytes) -> tuple[bytes, Info]:
         """The chat completion object as JSON."""
-        request, route = self._checked(principal, body, stream=False)
-        provider_name = route.generator.provider if route.generator else BUILT_IN_PROVIDER
-        async with self._runs.track(
-            tenant_id=principal.tenant(), user_id=principal.user_id(), model=request.model, provider=provider_name
-        ) as (run, row):
-            if route.grounding is None and route.generator is not None:
-                answer = await forward(request, self._providers[route.generator.provider], route.generator.name, run)
+        principal.require(PERMISSION)
+        return await self.answer(principal, parse_request(body, stream=False), Origin())
+
+    async def stream(self, principal: Principal, body: bytes) -> AsyncGenerator[Frame, None]:
+        """Frames: `Info`, then chunks as JSON, then `End`. Errors before the first frame are raised."""
+        principal.require(PERMISSION)
+        request = parse_request(body, stream=True)
+        async with aclosing(self.answer_stream(principal, request, Origin(), grace=0)) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def answer(self, principal: Principal, request: ChatRequest, origin: Origin) -> tuple[bytes, Info]:
+        """The whole answer to a request that is permitted."""
+        route = self._route(principal, request)
+        async with self._runs.track(principal, request.model, origin) as run:
+            if route.candidates and route.grounding is None:
+                try:
+                    answer = await forward(request, self._generator.bound(_plan(request, route), run), run)
+                except WireroomError as error:
+                    quotes = await self._quotes_instead(request, route, error)
+                    if quotes is None:
+                        raise
+                    answer = self._rendered(request, quotes, run)
             else:
-                answer = await self._whole(request, route, run)
-            await row
+                answer = self._rendered(request, [item async for item in self._pieces(request, route, run)], run)
+            await run.row()
             return answer, _info(run)
 
-    async def stream(self, principal: Principal, body: bytes) -> AsyncGenerator[Info | bytes, None]:
-        """`Info` first, then chunks as JSON. Errors before the first chunk come before `Info`."""
-        request, route = self._checked(principal, body, stream=True)
-        provider_name = route.generator.provider if route.generator else BUILT_IN_PROVIDER
-        async with self._runs.track(
-            tenant_id=principal.tenant(), user_id=principal.user_id(), model=request.model, provider=provider_name
-        ) as (run, row):
-            if route.grounding is None and route.generator is not None:
-                chunks = forward_stream(request, self._providers[route.generator.provider], route.generator.name, run)
-            else:
-                chunks = self._chunks(request, route, run)
-            begun = False
-            async with aclosing(chunks):
+    async def answer_stream(
+        self, principal: Principal, request: ChatRequest, origin: Origin, *, grace: float
+    ) -> AsyncGenerator[Frame, None]:
+        """The streamed answer to a request that is permitted; it lives on for `grace` seconds without a caller."""
+        route = self._route(principal, request)
+        opening = Opening(principal, origin, grace, _checkpoint(request, route))
+        async with aclosing(self._streams.deliver(opening, self._produce(principal, request, route, origin))) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def _produce(
+        self, principal: Principal, request: ChatRequest, route: Route, origin: Origin
+    ) -> AsyncGenerator[Info | bytes, None]:
+        async with self._runs.track(principal, request.model, origin) as run:
+            begun = ""
+            async with aclosing(self._chunks(request, route, run)) as chunks:
                 async for chunk in chunks:
                     if not begun:
-                        await row
+                        await run.row()
+                    if begun != run.provider:
+                        begun = run.provider
                         yield _info(run)
-                        begun = True
                     yield chunk
 
-    def _checked(self, principal: Principal, body: bytes, *, stream: bool) -> tuple[ChatRequest, Route]:
-        principal.require(PERMISSION)
-        request = parse_request(body, stream=stream)
-        route = self._catalogue.route(request.model, request.grounding)
+    def _route(self, principal: Principal, request: ChatRequest) -> Route:
+        route = self._directory.catalogue().route(request.model, request.grounding, principal.tenant_id)
         if route.grounding is not None:
             request.refuse_for_quotes()
-        return request, route
+        return route
 
-    def _pieces(self, request: ChatRequest, route: Route) -> AsyncGenerator[AnswerMode | Piece | Ending, None]:
-        if route.grounding is None:
-            msg = "A route without grounding is forwarded."
-            raise RuntimeError(msg)
-        if route.generator is None:
-            return self._quoted.pieces(request, route.grounding)
-        return self._grounded.pieces(request, route.grounding, self._providers[route.generator.provider], route.generator.name)
+    async def _chunks(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[bytes, None]:
+        if not route.candidates or route.grounding is not None:
+            async with aclosing(self._written(request, self._pieces(request, route, run), run)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            return
+        begun = False
+        try:
+            async with aclosing(forward_stream(request, self._generator.bound(_plan(request, route), run), run)) as chunks:
+                async for chunk in chunks:
+                    begun = True
+                    yield chunk
+        except WireroomError as error:
+            quotes = None if begun else await self._quotes_instead(request, route, error)
+            if quotes is None:
+                raise
+        else:
+            return
+        async with aclosing(self._written(request, _each(quotes), run)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
-    async def _whole(self, request: ChatRequest, route: Route, run: Run) -> bytes:
+    async def _pieces(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[AnswerMode | Piece | Ending, None]:
+        """The pieces of an answer from sources; when no provider can write it, quotes from the same sources."""
+        grounding = route.grounding or Grounding()
+        if not route.candidates:
+            async with aclosing(self._quoted.pieces(request, grounding)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        begun = False
+        try:
+            async with aclosing(
+                self._grounded.pieces(request, grounding, self._generator.bound(_plan(request, route), run))
+            ) as pieces:
+                async for piece in pieces:
+                    begun = True
+                    yield piece
+        except WireroomError as error:
+            quotes = None if begun else await self._quotes_instead(request, route, error)
+            if quotes is None:
+                raise
+        else:
+            return
+        for piece in quotes:
+            yield piece
+
+    async def _quotes_instead(
+        self, request: ChatRequest, route: Route, error: WireroomError
+    ) -> list[AnswerMode | Piece | Ending] | None:
+        """Quotes that answer the request in place of a provider that could not; None when there are none or they are not wanted."""
+        wanted = self._degrade is Degrade.ALWAYS or (self._degrade is Degrade.GROUNDED and route.grounding is not None)
+        if error.kind not in _NOT_OF_THE_REQUEST or not (wanted and request.fallback and request.can_be_quoted()):
+            return None
+        first_line = OUT_OF_BUDGET if error.code == "insufficient_quota" else NO_PROVIDER
+        try:
+            quotes = [item async for item in self._quoted.pieces(request, route.grounding or Grounding(), first_line)]
+        except WireroomError:
+            # The caller learns why there is no answer, not why there is no substitute for it.
+            return None
+        return quotes if AnswerMode.EXTRACTIVE in quotes else None
+
+    def _rendered(self, request: ChatRequest, pieces: list[AnswerMode | Piece | Ending], run: Run) -> bytes:
         answer = AnswerText()
         ending = Ending()
-        async with aclosing(self._pieces(request, route)) as pieces:
-            async for item in pieces:
-                if isinstance(item, Piece):
-                    run.first_token()
-                    answer.add(item)
-                elif isinstance(item, Ending):
-                    ending = item
-                else:
-                    run.mode = item
-        _count(run, request, ending, answer.text)
-        run.citations = len(answer.annotations)
+        for item in pieces:
+            if isinstance(item, Piece):
+                run.first_token()
+                answer.add(item)
+            elif isinstance(item, Ending):
+                ending = item
+            else:
+                run.mode = item
+        self._finished(request, answer, ending, run)
         return completion_object(
             completion_id=run.completion_id,
             created=run.created,
@@ -133,30 +207,27 @@ class CompleteChat:
             finish_reason=ending.finish_reason,
             annotations=answer.annotations,
             links=self._links,
-            tokens=(run.tokens_in, run.tokens_out),
-            fingerprint=_fingerprint(route.generator),
+            tokens=run.tokens(),
+            fingerprint=_fingerprint(run),
         )
 
-    async def _chunks(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[bytes, None]:
+    async def _written(
+        self, request: ChatRequest, pieces: AsyncGenerator[AnswerMode | Piece | Ending, None], run: Run
+    ) -> AsyncGenerator[bytes, None]:
         """Quoted answers are known as a whole, so their last sentence carries the annotations; generated ones end with an empty piece."""
-        writer = ChunkWriter(
-            completion_id=run.completion_id,
-            created=run.created,
-            model=run.model,
-            fingerprint=_fingerprint(route.generator),
-            include_usage=request.include_usage,
-        )
+        writer: ChunkWriter | None = None
         answer = AnswerText()
         ending = Ending()
         held = ""
-        async with aclosing(self._pieces(request, route)) as pieces:
+        async with aclosing(pieces):
             async for item in pieces:
                 if isinstance(item, Piece):
                     run.first_token()
                     answer.add(item)
-                    run.tokens_out += count_tokens(item.text)
                     run.citations = len(answer.annotations)
-                    if route.generator is not None:
+                    if writer is None:
+                        raise RuntimeError("an answer begins with its mode")
+                    if run.mode is AnswerMode.GENERATED:
                         yield writer.content(item.text)
                         continue
                     if held:
@@ -166,20 +237,64 @@ class CompleteChat:
                     ending = item
                 else:
                     run.mode = item
+                    writer = ChunkWriter(
+                        completion_id=run.completion_id,
+                        created=run.created,
+                        model=run.model,
+                        fingerprint=_fingerprint(run),
+                        include_usage=request.include_usage,
+                    )
                     yield writer.role()
-        annotations = annotation_objects(answer.annotations, self._links)
-        if held or annotations:
-            yield writer.content(held, annotations or None)
-        _count(run, request, ending, answer.text)
+        if writer is None:
+            raise RuntimeError("an answer has a mode")
+        self._finished(request, answer, ending, run)
+        if held or run.annotations:
+            yield writer.content(held, list(run.annotations) or None)
         yield writer.finish(ending.finish_reason)
         if request.include_usage:
-            yield writer.usage(run.tokens_in, run.tokens_out)
+            yield writer.usage(*run.tokens())
+
+    def _finished(self, request: ChatRequest, answer: AnswerText, ending: Ending, run: Run) -> None:
+        run.citations = len(answer.annotations)
+        run.annotations = annotation_objects(answer.annotations, self._links)
+        run.finish_reason = ending.finish_reason
+        run.own_tokens = (prompt_tokens(request.messages), count_tokens(answer.text))
+        if run.kept:
+            run.text = [answer.text]
+            run.message = {"role": "assistant", "content": answer.text, "annotations": run.annotations}
 
 
-def _fingerprint(generator: ProviderModel | None) -> str | None:
-    return EXTRACTIVE_FINGERPRINT if generator is None else None
+async def _each(items: list[AnswerMode | Piece | Ending]) -> AsyncGenerator[AnswerMode | Piece | Ending, None]:
+    for item in items:
+        yield item
 
 
-def _count(run: Run, request: ChatRequest, ending: Ending, text: str) -> None:
-    run.tokens_in = ending.tokens_in if ending.tokens_in >= 0 else prompt_tokens(request.messages)
-    run.tokens_out = ending.tokens_out if ending.tokens_out >= 0 else count_tokens(text)
+def _plan(request: ChatRequest, route: Route) -> Plan:
+    return Plan(route.candidates, route.strategy, fallback=request.fallback)
+
+
+def _info(run: Run) -> Info:
+    return Info(
+        completion_id=run.completion_id,
+        model=run.model,
+        answer_mode=run.mode,
+        provider=run.provider,
+        path=run.path,
+        cache=run.cache,
+        cost_micros=run.micros(),
+        budget_remaining_micros=run.remaining_micros,
+    )
+
+
+def _checkpoint(request: ChatRequest, route: Route) -> Mapping[str, Any]:
+    """What another process needs to go on with the answer."""
+    return {
+        "model": request.model,
+        "body": dict(request.raw),
+        "include_usage": request.include_usage,
+        "continuable": bool(route.candidates) and route.grounding is None and request.fallback,
+    }
+
+
+def _fingerprint(run: Run) -> str | None:
+    return EXTRACTIVE_FINGERPRINT if run.mode is not AnswerMode.GENERATED and not run.attempts else None

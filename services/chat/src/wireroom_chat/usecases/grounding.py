@@ -15,13 +15,12 @@ from wireroom_chat.domain.request import ChatRequest, Grounding, GroundingMode
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.verification import SentenceBuffer, SentenceVerifier, evidence_quotes
 from wireroom_chat.ports import ChatProvider, Retrieval
-from wireroom_chat.usecases.usage import reported_tokens
 
 ABSTENTION = "The sources do not answer this question."
 # The rag service checks at most 100 spans in one call; this also bounds the prompt.
 _MAX_QUOTES = 100
 _MAX_SOURCE_CHARACTERS = 48_000
-_NOT_FORWARDED = ("stream", "stream_options", "n")
+_NOT_FORWARDED = ("model", "stream", "stream_options", "n")
 
 
 class GroundedAnswer:
@@ -33,7 +32,7 @@ class GroundedAnswer:
         self._terms = terms
 
     async def pieces(
-        self, request: ChatRequest, grounding: Grounding, provider: ChatProvider, model: str
+        self, request: ChatRequest, grounding: Grounding, provider: ChatProvider
     ) -> AsyncGenerator[AnswerMode | Piece | Ending, None]:
         """The mode, then the pieces, then the ending."""
         question = request.question()
@@ -53,7 +52,7 @@ class GroundedAnswer:
         verifier = SentenceVerifier(self._terms, evidence, grounding.mode)
         released = False
         ending = Ending()
-        async with aclosing(_sentences(provider, _body(request, model, messages))) as sentences:
+        async with aclosing(_sentences(provider, _body(request, messages))) as sentences:
             async for sentence in sentences:
                 if isinstance(sentence, Ending):
                     ending = sentence
@@ -65,7 +64,7 @@ class GroundedAnswer:
         if not released:
             yield AnswerMode.ABSTAINED
             yield Piece(ABSTENTION)
-            ending = Ending("stop", ending.tokens_in, ending.tokens_out)
+            ending = Ending()
         yield ending
 
     async def _evidence(self, passages: Sequence[Passage]) -> tuple[list[Passage], dict[int, list[Citation]]]:
@@ -96,19 +95,17 @@ def _within_budget(passages: Sequence[Passage]) -> list[Passage]:
     return kept
 
 
-def _body(request: ChatRequest, model: str, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _body(request: ChatRequest, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     body = {key: value for key, value in request.raw.items() if key not in _NOT_FORWARDED}
-    return {**body, "model": model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
+    return {**body, "messages": messages}
 
 
 async def _sentences(provider: ChatProvider, body: Mapping[str, Any]) -> AsyncGenerator[str | Ending, None]:
     """The sentences as they become complete, then the ending."""
     buffer = SentenceBuffer()
     reason = "stop"
-    tokens = (-1, -1)
     async with aclosing(provider.stream(body)) as chunks:
         async for chunk in chunks:
-            tokens = reported_tokens(chunk.get("usage")) or tokens
             for choice in chunk["choices"][:1]:
                 text = choice["delta"].get("content")
                 if isinstance(text, str) and text:
@@ -119,4 +116,4 @@ async def _sentences(provider: ChatProvider, body: Mapping[str, Any]) -> AsyncGe
                     reason = found
     for sentence in buffer.rest():
         yield sentence
-    yield Ending(reason, *tokens)
+    yield Ending(reason)

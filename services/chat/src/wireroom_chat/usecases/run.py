@@ -3,87 +3,282 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import structlog
 
 from wireroom_chat.domain.answer import AnswerMode
+from wireroom_chat.domain.pricing import Pricing
+from wireroom_chat.domain.providers import Candidate, Price
+from wireroom_chat.domain.terms import count_tokens
+from wireroom_chat.domain.wire import usage_object
 from wireroom_chat.metrics import ChatMetrics
-from wireroom_chat.ports import Generation, GenerationLedger, Settlement
+from wireroom_chat.ports import AnswerSink, Generation, GenerationLedger, Origin, Outcome, Settlement, UsagePart
+from wireroom_chat.usecases.usage import prompt_tokens, reported_tokens
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import new_id
+from wireroom_common.principal import Principal, PrincipalKind
 
 _SETTLE_ATTEMPTS = 3
 _SETTLE_PAUSE = 0.5
+# What an answer that outgrows its reservation asks for at a time.
+_EXTENSION_TOKENS = 256
 
 log = structlog.get_logger()
 
 
+class BudgetSpent(Exception):  # noqa: N818 - not a failure: the answer ends here
+    """An answer under way may cost no more."""
+
+
+@dataclass
+class Attempt:
+    """One call of a provider."""
+
+    number: int
+    candidate: Candidate
+    price: Price
+    began: float
+    prompt_tokens: int
+    # The provider's own figures, as it sent them.
+    usage: dict[str, Any] | None = None
+    counted_out: int = 0
+    # Whether the provider has begun to answer: what it then bills is the prompt and what it wrote.
+    begun: bool = False
+    first_token_after: float = -1.0
+    status: str = "failed"
+    error_code: str = ""
+
+    def tokens(self) -> tuple[int, int, bool]:
+        """Tokens in and out, and whether they are the provider's figures."""
+        reported = reported_tokens(self.usage)
+        if reported is not None:
+            return reported[0], reported[1], True
+        return (self.prompt_tokens if self.begun else 0), self.counted_out, False
+
+
+@dataclass
 class Run:
     """What is known of a completion while it runs."""
 
-    def __init__(self, *, tenant_id: UUID, user_id: UUID, model: str, provider: str, clock: Clock) -> None:
-        self._clock = clock
-        self._began = clock.monotonic()
-        self._first_token_after = -1.0
-        self.model = model
-        self.provider = provider
-        self.mode = AnswerMode.GENERATED
-        self.tokens_in = 0
-        self.tokens_out = 0
-        self.citations = 0
-        started = clock.now()
-        self.created = int(started.timestamp())
-        generation_id = new_id()
-        self.completion_id = f"chatcmpl-{generation_id.hex}"
-        self.generation = Generation(generation_id, tenant_id, user_id, self.completion_id, model, provider, started)
+    generation: Generation
+    clock: Clock
+    pricing: Pricing
+    ledger: GenerationLedger
+    began: float
+    written_row: asyncio.Future[None]
+    mode: AnswerMode = AnswerMode.GENERATED
+    attempts: list[Attempt] = field(default_factory=list)
+    citations: int = 0
+    cache: str = ""
+    remaining_micros: int | None = None
+    # Of an answer that nobody was paid for: our own count.
+    own_tokens: tuple[int, int] = (0, 0)
+    # Kept for whoever wants the whole answer at the end.
+    text: list[str] = field(default_factory=list)
+    message: Mapping[str, Any] | None = None
+    annotations: Sequence[Mapping[str, Any]] = ()
+    finish_reason: str = ""
+    # Whether somebody waits for the whole answer: then its text is kept.
+    kept: bool = False
+    _first_token_after: float = -1.0
+    _reserved: int = 0
+    _covered_tokens: int = 0
+
+    @property
+    def completion_id(self) -> str:
+        """Its public name."""
+        return self.generation.completion_id
+
+    @property
+    def model(self) -> str:
+        """The model's name as it was asked for."""
+        return self.generation.model
+
+    @property
+    def created(self) -> int:
+        """Seconds since 1970."""
+        return int(self.generation.started_at.timestamp())
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The candidates tried so far."""
+        return tuple(attempt.candidate.label for attempt in self.attempts)
+
+    @property
+    def provider(self) -> str:
+        """Who answers now."""
+        return self.attempts[-1].candidate.model.provider if self.attempts else "wireroom"
+
+    async def row(self) -> None:
+        """Until its row stands; before that nothing may be sent."""
+        await self.written_row
 
     def first_token(self) -> None:
         """Note when the answer began; later calls change nothing."""
         if self._first_token_after < 0:
-            self._first_token_after = self._clock.monotonic() - self._began
+            self._first_token_after = self.clock.monotonic() - self.began
+
+    async def begin(self, candidate: Candidate, body: Mapping[str, Any]) -> Attempt:
+        """The record of a call that is about to be made, once it is known to be paid for.
+
+        INVALID `price_unknown` for a model whose price nobody has set, RATE_LIMITED `insufficient_quota` when the budget does not cover it.
+        """
+        model = candidate.model
+        price = self.pricing.price(model)
+        if self.ledger.binds(self.generation):
+            await self.row()
+            spent = self.micros()
+            needed = spent + self.pricing.maximum(price, body, model) - self._reserved
+            if needed > 0:
+                self.remaining_micros = await self.ledger.reserve(self.generation, needed)
+                self._reserved += needed
+        asked = prompt_tokens(body.get("messages", ()))
+        self._covered_tokens = (
+            self._affordable(price, self.micros() + self.pricing.cost(price, asked, 0)) if self._reserved else -1
+        )
+        attempt = Attempt(len(self.attempts) + 1, candidate, price, self.clock.monotonic(), asked)
+        self.attempts.append(attempt)
+        return attempt
+
+    async def count(self, attempt: Attempt, text: str) -> None:
+        """Count text that arrived; BudgetSpent when the answer may grow no further."""
+        attempt.counted_out += count_tokens(text)
+        if attempt.counted_out > self._covered_tokens >= 0:
+            extra = max(1, self.pricing.cost(attempt.price, 0, _EXTENSION_TOKENS))
+            try:
+                self.remaining_micros = await self.ledger.reserve(self.generation, extra)
+            except WireroomError as error:
+                if error.code != "insufficient_quota":
+                    raise
+                raise BudgetSpent from None
+            self._reserved += extra
+            self._covered_tokens += _EXTENSION_TOKENS
+
+    def micros(self) -> int:
+        """What all calls so far cost."""
+        return sum(self._cost(attempt) for attempt in self.attempts)
+
+    def tokens(self) -> tuple[int, int]:
+        """Over all calls; of an answer made here, our own count."""
+        if not self.attempts:
+            return self.own_tokens
+        counts = [attempt.tokens() for attempt in self.attempts]
+        return sum(count[0] for count in counts), sum(count[1] for count in counts)
+
+    def usage(self) -> dict[str, Any]:
+        """`usage` of the whole answer: the provider's own object where one call made it."""
+        billed = [attempt for attempt in self.attempts if attempt.begun or attempt.usage is not None]
+        if len(billed) == 1 and billed[0].usage is not None:
+            return billed[0].usage
+        return usage_object(*self.tokens())
 
     def settlement(self, status: str, error_code: str) -> Settlement:
         """How it ended, now."""
+        tokens_in, tokens_out = self.tokens()
         return Settlement(
             status=status,
             answer_mode=self.mode.value if status == "completed" else "",
             error_code=error_code,
-            tokens_in=self.tokens_in,
-            tokens_out=self.tokens_out,
+            parts=tuple(self._part(attempt) for attempt in self.attempts),
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            micros=self.micros(),
             citations=self.citations,
+            cache=self.cache,
             first_token_milliseconds=max(0, round(self._first_token_after * 1000)),
-            milliseconds=round((self._clock.monotonic() - self._began) * 1000),
-            finished_at=self._clock.now(),
+            milliseconds=round((self.clock.monotonic() - self.began) * 1000),
+            finished_at=self.clock.now(),
+        )
+
+    def outcome(self, settlement: Settlement) -> Outcome:
+        """The whole answer, for its sink."""
+        return Outcome(
+            status=settlement.status,
+            text="".join(self.text),
+            message=self.message,
+            annotations=self.annotations,
+            finish_reason=self.finish_reason,
+            answer_mode=self.mode.value,
+            path=self.path,
+            tokens_in=settlement.tokens_in,
+            tokens_out=settlement.tokens_out,
+            micros=settlement.micros,
+            error_code=settlement.error_code,
+        )
+
+    def _affordable(self, price: Price, spent: int) -> int:
+        """Completion tokens that the reservation covers."""
+        if price.output_micros <= 0:
+            return -1
+        return max(0, self._reserved - spent) * 1_000_000 // price.output_micros
+
+    def _cost(self, attempt: Attempt) -> int:
+        tokens_in, tokens_out, _ = attempt.tokens()
+        return self.pricing.cost(attempt.price, tokens_in, tokens_out)
+
+    def _part(self, attempt: Attempt) -> UsagePart:
+        tokens_in, tokens_out, reported = attempt.tokens()
+        model = attempt.candidate.model
+        return UsagePart(
+            number=attempt.number,
+            provider=model.provider,
+            model=model.name,
+            key=attempt.candidate.key,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            reported=reported,
+            counted_out=attempt.counted_out,
+            micros=self.pricing.cost(attempt.price, tokens_in, tokens_out),
+            price_version=attempt.price.version,
+            status=attempt.status,
+            error_code=attempt.error_code,
+            first_token_milliseconds=max(0, round(attempt.first_token_after * 1000)),
         )
 
 
 class Runs:
     """Starts and settles completions. Settlements survive the cancellation of the call that caused them; `drain` waits for them."""
 
-    def __init__(self, ledger: GenerationLedger, clock: Clock, metrics: ChatMetrics) -> None:
+    def __init__(
+        self,
+        ledger: GenerationLedger,
+        pricing: Pricing,
+        clock: Clock,
+        metrics: ChatMetrics,
+        sinks: Mapping[str, AnswerSink] | None = None,
+    ) -> None:
         self._ledger = ledger
+        self._pricing = pricing
         self._clock = clock
         self._metrics = metrics
+        self._sinks = sinks or {}
         self._settling: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def track(
-        self, *, tenant_id: UUID, user_id: UUID, model: str, provider: str
-    ) -> AsyncIterator[tuple[Run, asyncio.Future[None]]]:
-        """A run and the writing of its first row, which goes on beside the answer: await it before anything is sent."""
-        run = Run(tenant_id=tenant_id, user_id=user_id, model=model, provider=provider, clock=self._clock)
-        row = asyncio.create_task(self._ledger.start(run.generation))
+        self, principal: Principal, model: str, origin: Origin, *, adopted: Generation | None = None
+    ) -> AsyncIterator[Run]:
+        """A run, settled when the block ends. The writing of its first row goes on beside the answer.
+
+        `adopted`: a generation that another process began and could not end; its row stands.
+        """
+        generation = adopted or self._generation(principal, model, origin)
+        row = asyncio.create_task(_nothing() if adopted else self._ledger.start(generation))
         # Shielded: who waits for the row may be cancelled, the row is written all the same, because it will be settled.
         written = asyncio.shield(row)
         # An answer that fails first never looks at it; the settlement does.
         written.add_done_callback(lambda future: future.cancelled() or future.exception())
+        run = Run(generation, self._clock, self._pricing, self._ledger, self._clock.monotonic(), written)
+        run.kept = generation.origin.kind in self._sinks
         status, code = "completed", ""
         try:
-            yield run, written
+            yield run
         except (asyncio.CancelledError, GeneratorExit):
             status = "cancelled"
             raise
@@ -104,8 +299,21 @@ class Runs:
         while self._settling:
             await asyncio.wait(self._settling)
 
+    def _generation(self, principal: Principal, model: str, origin: Origin) -> Generation:
+        generation_id = new_id()
+        return Generation(
+            id=generation_id,
+            tenant_id=principal.tenant(),
+            user_id=principal.user_id(),
+            key_id=UUID(principal.credential_id) if principal.kind is PrincipalKind.API_KEY and principal.credential_id else None,
+            completion_id=f"chatcmpl-{generation_id.hex}",
+            model=model,
+            started_at=self._clock.now(),
+            origin=origin,
+        )
+
     async def _settle(self, run: Run, row: asyncio.Task[None], settlement: Settlement) -> None:
-        self._metrics.settled(run.provider, settlement)
+        self._metrics.settled(settlement)
         try:
             await row
         except Exception:
@@ -113,8 +321,11 @@ class Runs:
             # must not take its place.
             log.exception("chat.start.failed", completion_id=run.completion_id)
             return
+        sink = self._sinks.get(run.generation.origin.kind)
         for attempt in range(1, _SETTLE_ATTEMPTS + 1):
             try:
+                if sink is not None:
+                    await sink.finished(run.generation, run.outcome(settlement))
                 await self._ledger.settle(run.generation, settlement)
             except Exception:
                 if attempt == _SETTLE_ATTEMPTS:
@@ -124,3 +335,7 @@ class Runs:
                 await asyncio.sleep(_SETTLE_PAUSE * attempt)
             else:
                 return
+
+
+async def _nothing() -> None:
+    """The row stands already."""

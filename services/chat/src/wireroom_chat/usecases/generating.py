@@ -1,0 +1,295 @@
+"""One answer from several candidates: retry, fallback, and going on where another one broke off.
+
+`Generator` is the only caller of providers for answers. Before the first token every failure that lies with a provider leads to the next
+candidate, at the end to a second try after a pause. After it the answer is continued by the next candidate, where its pieces can be
+joined at all (`domain.continuation`); the caller sees one stream with one end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from wireroom_chat.domain.continuation import Seam, can_continue, continuation_body
+from wireroom_chat.domain.providers import Candidate, Strategy
+from wireroom_chat.domain.terms import count_tokens
+from wireroom_chat.ports import ChatProvider, ProviderDirectory, ProviderHealth
+from wireroom_chat.usecases.run import Attempt, BudgetSpent, Run
+from wireroom_common.errors import ErrorKind, WireroomError
+
+# Failures that lie with a provider: another one may do better.
+_MOVE_ON = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.RATE_LIMITED})
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 4.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who may answer, in which order, and whether others than the first may."""
+
+    candidates: tuple[Candidate, ...]
+    strategy: Strategy = Strategy.ORDERED
+    fallback: bool = True
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """`rounds`: how often the list of candidates is gone through; `attempts`: calls over all rounds."""
+
+    rounds: int = 2
+    attempts: int = 6
+
+
+class Generator:
+    """The candidates' answers as one."""
+
+    def __init__(
+        self,
+        directory: ProviderDirectory,
+        health: ProviderHealth,
+        policy: RetryPolicy | None = None,
+        *,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._directory = directory
+        self._health = health
+        self._policy = policy or RetryPolicy()
+        self._jitter = jitter
+
+    def bound(self, plan: Plan, run: Run) -> BoundGenerator:
+        """A provider that is all candidates of the plan, booked on the run."""
+        return BoundGenerator(self, plan, run)
+
+    async def complete(self, plan: Plan, body: Mapping[str, Any], run: Run) -> dict[str, Any]:
+        """The whole chat completion object of the candidate that answered."""
+        turn = _Turn(self._policy, self._health, plan, self._jitter)
+        while True:
+            candidate = await turn.next()
+            attempt = await run.begin(candidate, body)
+            try:
+                answer = await self._directory.provider(candidate).complete({**body, "model": candidate.model.name})
+            except asyncio.CancelledError:
+                # It was asked for an answer and will bill the prompt at least.
+                attempt.begun, attempt.status = True, "cancelled"
+                raise
+            except WireroomError as error:
+                self._note_failure(attempt, error)
+                turn.failed(error)
+                continue
+            now = run.clock.monotonic()
+            attempt.begun, attempt.status, attempt.first_token_after = True, "completed", now - attempt.began
+            attempt.usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else None
+            attempt.counted_out = sum(count_tokens(_written(choice["message"])) for choice in answer["choices"])
+            run.first_token()
+            self._note_success(run, attempt)
+            return answer
+
+    async def stream(
+        self, plan: Plan, body: Mapping[str, Any], run: Run, written: str = ""
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Chunks with `choices`; none of them carries usage, which `run.usage()` tells at the end.
+
+        `written`: the answer so far, when another process has begun it.
+        """
+        turn = _Turn(self._policy, self._health, plan, self._jitter)
+        parts = [written] if written else []
+        # Whether the stream has begun at all, and whether it holds anything that cannot be taken back.
+        opened = started = bool(written)
+        joinable = can_continue(body)
+        while True:
+            candidate = await turn.next()
+            so_far = "".join(parts)
+            asked: Mapping[str, Any] = body
+            if so_far:
+                asked = continuation_body(body, so_far, count_tokens(so_far), prefill=candidate.model.prefill)
+            try:
+                attempt = await run.begin(candidate, asked)
+            except WireroomError as error:
+                if not started or error.code != "insufficient_quota":
+                    raise
+                yield _made({}, "length")
+                return
+            seam = Seam("" if candidate.model.prefill else so_far)
+            try:
+                async with aclosing(self._attempt(candidate, asked, run, attempt, seam)) as chunks:
+                    async for chunk, text in chunks:
+                        opening = _is_opening(chunk)
+                        if opening and opened:
+                            continue
+                        opened = True
+                        started = started or not opening
+                        parts.append(text)
+                        yield chunk
+            except BudgetSpent:
+                attempt.status, attempt.error_code = "completed", "budget_spent"
+                yield _made({}, "length")
+                return
+            except (asyncio.CancelledError, GeneratorExit):
+                attempt.begun, attempt.status = True, "cancelled"
+                raise
+            except WireroomError as error:
+                self._note_failure(attempt, error)
+                if started and not (joinable and plan.fallback):
+                    raise
+                turn.failed(error)
+            else:
+                attempt.status = "completed"
+                self._note_success(run, attempt)
+                return
+
+    async def _attempt(
+        self, candidate: Candidate, body: Mapping[str, Any], run: Run, attempt: Attempt, seam: Seam
+    ) -> AsyncGenerator[tuple[dict[str, Any], str], None]:
+        """One candidate's chunks, cleaned of usage and of what repeats the text before, each with its text."""
+        provider = self._directory.provider(candidate)
+        request = {
+            **body,
+            "model": candidate.model.name,
+            "stream": True,
+            "stream_options": {**(body.get("stream_options") or {}), "include_usage": True},
+        }
+        async with aclosing(provider.stream(request)) as chunks:
+            async for chunk in chunks:
+                if not attempt.begun:
+                    attempt.begun = True
+                    attempt.first_token_after = run.clock.monotonic() - attempt.began
+                usage = chunk.pop("usage", None)
+                if isinstance(usage, dict):
+                    attempt.usage = usage
+                choices = chunk["choices"]
+                if not choices:
+                    continue
+                text = ""
+                for choice in choices:
+                    delta = choice["delta"]
+                    content = delta.get("content")
+                    if isinstance(content, str) and content:
+                        await run.count(attempt, content)
+                        if not seam.closed:
+                            content = delta["content"] = seam.feed(content)
+                        text += content
+                    if choice.get("finish_reason") and not seam.closed:
+                        held = seam.rest()
+                        if held:
+                            yield _made({"content": held}, None), held
+                run.first_token()
+                yield chunk, text
+            # A provider may end without a word after the text that was held back.
+            held = seam.rest()
+            if held:
+                yield _made({"content": held}, None), held
+
+    def _note_failure(self, attempt: Attempt, error: WireroomError) -> None:
+        attempt.status, attempt.error_code = "failed", error.code
+        if error.kind not in _MOVE_ON:
+            raise error
+        if error.kind is ErrorKind.DEADLINE:
+            # It was working on the answer: counted as billed, because nothing says that it is not.
+            attempt.begun = True
+        self._health.failed(attempt.candidate, error)
+
+    def _note_success(self, run: Run, attempt: Attempt) -> None:
+        self._health.succeeded(
+            attempt.candidate,
+            first_token_seconds=max(0.0, attempt.first_token_after),
+            tokens_out=attempt.tokens()[1],
+            seconds=run.clock.monotonic() - attempt.began,
+        )
+
+
+class BoundGenerator(ChatProvider):
+    """The generator as one provider: for use cases that need no more than an answer."""
+
+    def __init__(self, generator: Generator, plan: Plan, run: Run) -> None:
+        self._generator = generator
+        self._plan = plan
+        self._run = run
+
+    async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._generator.complete(self._plan, body, self._run)
+
+    def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        return self._generator.stream(self._plan, body, self._run)
+
+
+class _Turn:
+    """Whose turn it is."""
+
+    def __init__(self, policy: RetryPolicy, health: ProviderHealth, plan: Plan, jitter: Callable[[], float]) -> None:
+        self._policy = policy
+        self._health = health
+        self._plan = plan
+        self._jitter = jitter
+        self._waiting = self._ordered()
+        self._round = 1
+        self._attempts = 0
+        self._error: WireroomError | None = None
+
+    async def next(self) -> Candidate:
+        """The next candidate that may be called; the last failure when there is none left."""
+        while True:
+            while self._waiting and self._attempts < self._policy.attempts:
+                candidate = self._waiting.pop(0)
+                if not self._health.blocked_for(candidate):
+                    self._attempts += 1
+                    return candidate
+            if self._round >= self._policy.rounds or self._attempts >= self._policy.attempts or not await self._pause():
+                raise self._error or self._all_blocked()
+            self._round += 1
+            self._waiting = self._ordered()
+
+    def failed(self, error: WireroomError) -> None:
+        """The last candidate did not bring the answer."""
+        self._error = error
+
+    def _ordered(self) -> list[Candidate]:
+        candidates = self._health.order(self._plan.candidates, self._plan.strategy)
+        return candidates if self._plan.fallback else candidates[:1]
+
+    async def _pause(self) -> bool:
+        """Wait before the next round, unless that would take too long or nobody was called at all."""
+        if self._error is None:
+            return False
+        blocked = min((self._health.blocked_for(candidate) for candidate in self._ordered()), default=0.0)
+        seconds = max(_FIRST_PAUSE * 2 ** (self._round - 1), blocked, self._wanted_pause())
+        if seconds > _LONGEST_PAUSE:
+            return False
+        # Half of it is fixed, half by chance: callers that failed together do not come back together.
+        await asyncio.sleep(max(seconds / 2 * (1 + self._jitter()), blocked))
+        return True
+
+    def _wanted_pause(self) -> float:
+        error = self._error
+        return error.retry_after or 0.0 if error is not None and error.kind is ErrorKind.RATE_LIMITED else 0.0
+
+    def _all_blocked(self) -> WireroomError:
+        seconds = min((self._health.blocked_for(candidate) for candidate in self._plan.candidates), default=0.0)
+        return WireroomError(
+            ErrorKind.UNAVAILABLE,
+            "providers_unavailable",
+            "No provider of this model can be called at the moment: their last calls failed. Try again later.",
+            retry_after=max(1.0, seconds),
+        )
+
+
+def _is_opening(chunk: Mapping[str, Any]) -> bool:
+    """Whether a chunk only says who speaks, or nothing: in a continuation that has been said."""
+    return all(
+        choice.get("finish_reason") is None and not any(value for key, value in choice["delta"].items() if key != "role")
+        for choice in chunk["choices"]
+    )
+
+
+def _made(delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    """A chunk of our own; the names stand first, as in everybody's chunks."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    return {"id": "", "object": "", "created": 0, "model": "", "choices": [choice]}
+
+
+def _written(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else ""
