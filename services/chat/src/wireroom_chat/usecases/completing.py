@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
 from wireroom_chat.domain.answer import AnswerMode, AnswerText, Ending, Piece
 from wireroom_chat.domain.catalogue import ListedModel, Route
+from wireroom_chat.domain.continuation import can_continue
 from wireroom_chat.domain.request import ChatRequest, Grounding, parse_request
 from wireroom_chat.domain.terms import count_tokens
 from wireroom_chat.domain.wire import EXTRACTIVE_FINGERPRINT, ChunkWriter, Links, annotation_objects, completion_object
-from wireroom_chat.ports import Origin, ProviderDirectory
+from wireroom_chat.ports import Generation, Origin, ProviderDirectory
 from wireroom_chat.usecases.forwarding import forward, forward_stream
 from wireroom_chat.usecases.generating import Generator, Plan
 from wireroom_chat.usecases.grounding import GroundedAnswer
@@ -81,7 +84,7 @@ class CompleteChat:
     async def answer(self, principal: Principal, request: ChatRequest, origin: Origin) -> tuple[bytes, Info]:
         """The whole answer to a request that is permitted."""
         route = self._route(principal, request)
-        async with self._runs.track(principal, request.model, origin) as run:
+        async with self._runs.track(self._runs.generation(principal, request.model, origin)) as run:
             if route.candidates and route.grounding is None:
                 try:
                     answer = await forward(request, self._generator.bound(_plan(request, route), run), run)
@@ -100,15 +103,45 @@ class CompleteChat:
     ) -> AsyncGenerator[Frame, None]:
         """The streamed answer to a request that is permitted; it lives on for `grace` seconds without a caller."""
         route = self._route(principal, request)
-        opening = Opening(principal, origin, grace, _checkpoint(request, route))
-        async with aclosing(self._streams.deliver(opening, self._produce(principal, request, route, origin))) as frames:
+        generation = self._runs.generation(principal, request.model, origin)
+        opening = Opening(principal, generation, grace, _checkpoint(request, route))
+        async with aclosing(self._streams.deliver(opening, self._produce(request, route, generation))) as frames:
             async for frame in frames:
                 yield frame
 
-    async def _produce(
-        self, principal: Principal, request: ChatRequest, route: Route, origin: Origin
-    ) -> AsyncGenerator[Info | bytes, None]:
-        async with self._runs.track(principal, request.model, origin) as run:
+    async def take_up(self, opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Info | bytes, None]:
+        """Go on with a streamed answer whose process is gone: `Info`, then the chunks after `chunks`.
+
+        `path` is that of the last `Info`. UNAVAILABLE `stream_lost` where the answer cannot be joined on; it is settled in any case.
+        """
+        checkpoint = opening.checkpoint
+        request = parse_request(orjson.dumps(checkpoint["request"]), stream=True)
+        written, ended = _text_of(chunks)
+        async with self._runs.track(opening.generation, adopted=True) as run:
+            route = self._directory.catalogue().route(request.model, request.grounding, opening.principal.tenant_id)
+            last = next((item for item in route.candidates if path and item.label == path[-1]), None)
+            if last is not None:
+                run.inherit(last, request.raw, written)
+            if run.kept:
+                run.text.append(written)
+            if ended:
+                # Only the last words on usage were not sent.
+                run.finish_reason = ended
+                return
+            if not (checkpoint["continuable"] and route.candidates and can_continue(request.raw)):
+                raise WireroomError(
+                    ErrorKind.UNAVAILABLE,
+                    "stream_lost",
+                    "The process that wrote this answer is gone, and its rest cannot be joined on. Ask again.",
+                )
+            yield _info(run)
+            provider = self._generator.bound(_plan(request, route), run, written)
+            async with aclosing(forward_stream(request, provider, run)) as rest:
+                async for chunk in rest:
+                    yield chunk
+
+    async def _produce(self, request: ChatRequest, route: Route, generation: Generation) -> AsyncGenerator[Info | bytes, None]:
+        async with self._runs.track(generation) as run:
             begun = ""
             async with aclosing(self._chunks(request, route, run)) as chunks:
                 async for chunk in chunks:
@@ -289,11 +322,19 @@ def _info(run: Run) -> Info:
 def _checkpoint(request: ChatRequest, route: Route) -> Mapping[str, Any]:
     """What another process needs to go on with the answer."""
     return {
-        "model": request.model,
-        "body": dict(request.raw),
-        "include_usage": request.include_usage,
+        "request": {**request.raw, "disable_fallback": not request.fallback},
         "continuable": bool(route.candidates) and route.grounding is None and request.fallback,
     }
+
+
+def _text_of(chunks: Sequence[bytes]) -> tuple[str, str]:
+    """The text of a stream's chunks and its finish reason, if it has one."""
+    parts, ended = [], ""
+    for chunk in chunks:
+        for choice in orjson.loads(chunk)["choices"]:
+            parts.append(choice["delta"].get("content") or "")
+            ended = choice.get("finish_reason") or ended
+    return "".join(parts), ended
 
 
 def _fingerprint(run: Run) -> str | None:

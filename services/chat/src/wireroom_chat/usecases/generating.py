@@ -60,9 +60,9 @@ class Generator:
         self._policy = policy or RetryPolicy()
         self._jitter = jitter
 
-    def bound(self, plan: Plan, run: Run) -> BoundGenerator:
-        """A provider that is all candidates of the plan, booked on the run."""
-        return BoundGenerator(self, plan, run)
+    def bound(self, plan: Plan, run: Run, written: str = "") -> BoundGenerator:
+        """A provider that is all candidates of the plan, booked on the run; its streams go on after `written`."""
+        return BoundGenerator(self, plan, run, written)
 
     async def complete(self, plan: Plan, body: Mapping[str, Any], run: Run) -> dict[str, Any]:
         """The whole chat completion object of the candidate that answered."""
@@ -96,36 +96,21 @@ class Generator:
         `written`: the answer so far, when another process has begun it.
         """
         turn = _Turn(self._policy, self._health, plan, self._jitter)
-        parts = [written] if written else []
-        # Whether the stream has begun at all, and whether it holds anything that cannot be taken back.
-        opened = started = bool(written)
-        joinable = can_continue(body)
+        answer = _Answer(written, joinable=can_continue(body) and plan.fallback)
         while True:
             candidate = await turn.next()
-            so_far = "".join(parts)
-            asked: Mapping[str, Any] = body
-            if so_far:
-                asked = continuation_body(body, so_far, count_tokens(so_far), prefill=candidate.model.prefill)
+            asked = answer.asked(body, candidate)
             try:
-                attempt = await run.begin(candidate, asked)
-            except WireroomError as error:
-                if not started or error.code != "insufficient_quota":
-                    raise
+                attempt = await run.begin(candidate, asked, going_on=answer.started)
+            except BudgetSpent:
                 yield _made({}, "length")
                 return
-            seam = Seam("" if candidate.model.prefill else so_far)
             try:
-                async with aclosing(self._attempt(candidate, asked, run, attempt, seam)) as chunks:
+                async with aclosing(self._attempt(candidate, asked, run, attempt, answer.seam(candidate))) as chunks:
                     async for chunk, text in chunks:
-                        opening = _is_opening(chunk)
-                        if opening and opened:
-                            continue
-                        opened = True
-                        started = started or not opening
-                        parts.append(text)
-                        yield chunk
+                        if answer.takes(chunk, text):
+                            yield chunk
             except BudgetSpent:
-                attempt.status, attempt.error_code = "completed", "budget_spent"
                 yield _made({}, "length")
                 return
             except (asyncio.CancelledError, GeneratorExit):
@@ -133,7 +118,7 @@ class Generator:
                 raise
             except WireroomError as error:
                 self._note_failure(attempt, error)
-                if started and not (joinable and plan.fallback):
+                if answer.started and not answer.joinable:
                     raise
                 turn.failed(error)
             else:
@@ -145,14 +130,13 @@ class Generator:
         self, candidate: Candidate, body: Mapping[str, Any], run: Run, attempt: Attempt, seam: Seam
     ) -> AsyncGenerator[tuple[dict[str, Any], str], None]:
         """One candidate's chunks, cleaned of usage and of what repeats the text before, each with its text."""
-        provider = self._directory.provider(candidate)
         request = {
             **body,
             "model": candidate.model.name,
             "stream": True,
             "stream_options": {**(body.get("stream_options") or {}), "include_usage": True},
         }
-        async with aclosing(provider.stream(request)) as chunks:
+        async with aclosing(self._directory.provider(candidate).stream(request)) as chunks:
             async for chunk in chunks:
                 if not attempt.begun:
                     attempt.begun = True
@@ -160,27 +144,18 @@ class Generator:
                 usage = chunk.pop("usage", None)
                 if isinstance(usage, dict):
                     attempt.usage = usage
-                choices = chunk["choices"]
-                if not choices:
+                if not chunk["choices"]:
                     continue
-                text = ""
-                for choice in choices:
-                    delta = choice["delta"]
-                    content = delta.get("content")
-                    if isinstance(content, str) and content:
-                        await run.count(attempt, content)
-                        if not seam.closed:
-                            content = delta["content"] = seam.feed(content)
-                        text += content
-                    if choice.get("finish_reason") and not seam.closed:
-                        held = seam.rest()
-                        if held:
-                            yield _made({"content": held}, None), held
                 run.first_token()
+                text, ended = "", False
+                for choice in chunk["choices"]:
+                    ended = ended or bool(choice.get("finish_reason"))
+                    text += await _new_text(choice["delta"], run, attempt, seam)
+                if ended and (held := seam.rest()):
+                    yield _made({"content": held}, None), held
                 yield chunk, text
             # A provider may end without a word after the text that was held back.
-            held = seam.rest()
-            if held:
+            if held := seam.rest():
                 yield _made({"content": held}, None), held
 
     def _note_failure(self, attempt: Attempt, error: WireroomError) -> None:
@@ -201,19 +176,52 @@ class Generator:
         )
 
 
+class _Answer:
+    """What has been sent of a streamed answer. `started`: it holds something that cannot be taken back."""
+
+    def __init__(self, written: str, *, joinable: bool) -> None:
+        self.joinable = joinable
+        self.started = self._opened = bool(written)
+        self._parts = [written] if written else []
+
+    def asked(self, body: Mapping[str, Any], candidate: Candidate) -> Mapping[str, Any]:
+        """The request for all of the answer, or for the rest of it."""
+        written = "".join(self._parts)
+        if not written:
+            return body
+        self._parts = [written]
+        return continuation_body(body, written, count_tokens(written), prefill=candidate.model.prefill)
+
+    def seam(self, candidate: Candidate) -> Seam:
+        """Where the candidate's text is joined on."""
+        return Seam("" if candidate.model.prefill else "".join(self._parts))
+
+    def takes(self, chunk: Mapping[str, Any], text: str) -> bool:
+        """Note a chunk; False for one that says again what has been said."""
+        opening = _is_opening(chunk)
+        if opening and self._opened:
+            return False
+        self._opened = True
+        self.started = self.started or not opening
+        if text:
+            self._parts.append(text)
+        return True
+
+
 class BoundGenerator(ChatProvider):
     """The generator as one provider: for use cases that need no more than an answer."""
 
-    def __init__(self, generator: Generator, plan: Plan, run: Run) -> None:
+    def __init__(self, generator: Generator, plan: Plan, run: Run, written: str) -> None:
         self._generator = generator
         self._plan = plan
         self._run = run
+        self._written = written
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         return await self._generator.complete(self._plan, body, self._run)
 
     def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        return self._generator.stream(self._plan, body, self._run)
+        return self._generator.stream(self._plan, body, self._run, self._written)
 
 
 class _Turn:
@@ -274,6 +282,17 @@ class _Turn:
             "No provider of this model can be called at the moment: their last calls failed. Try again later.",
             retry_after=max(1.0, seconds),
         )
+
+
+async def _new_text(delta: dict[str, Any], run: Run, attempt: Attempt, seam: Seam) -> str:
+    """Count the text of a delta and leave in it only what is new."""
+    content = delta.get("content")
+    if not content or not isinstance(content, str):
+        return ""
+    await run.count(attempt, content)
+    if not seam.closed:
+        content = delta["content"] = seam.feed(content)
+    return content
 
 
 def _is_opening(chunk: Mapping[str, Any]) -> bool:

@@ -124,10 +124,11 @@ class Run:
         if self._first_token_after < 0:
             self._first_token_after = self.clock.monotonic() - self.began
 
-    async def begin(self, candidate: Candidate, body: Mapping[str, Any]) -> Attempt:
+    async def begin(self, candidate: Candidate, body: Mapping[str, Any], *, going_on: bool = False) -> Attempt:
         """The record of a call that is about to be made, once it is known to be paid for.
 
-        INVALID `price_unknown` for a model whose price nobody has set, RATE_LIMITED `insufficient_quota` when the budget does not cover it.
+        INVALID `price_unknown` for a model whose price nobody has set, RATE_LIMITED `insufficient_quota` when the budget does not cover it;
+        BudgetSpent instead for an answer that is `going_on`.
         """
         model = candidate.model
         price = self.pricing.price(model)
@@ -136,8 +137,7 @@ class Run:
             spent = self.micros()
             needed = spent + self.pricing.maximum(price, body, model) - self._reserved
             if needed > 0:
-                self.remaining_micros = await self.ledger.reserve(self.generation, needed)
-                self._reserved += needed
+                await self._reserve(needed, going_on=going_on)
         asked = prompt_tokens(body.get("messages", ()))
         self._covered_tokens = (
             self._affordable(price, self.micros() + self.pricing.cost(price, asked, 0)) if self._reserved else -1
@@ -152,12 +152,10 @@ class Run:
         if attempt.counted_out > self._covered_tokens >= 0:
             extra = max(1, self.pricing.cost(attempt.price, 0, _EXTENSION_TOKENS))
             try:
-                self.remaining_micros = await self.ledger.reserve(self.generation, extra)
-            except WireroomError as error:
-                if error.code != "insufficient_quota":
-                    raise
-                raise BudgetSpent from None
-            self._reserved += extra
+                await self._reserve(extra, going_on=True)
+            except BudgetSpent:
+                attempt.status, attempt.error_code = "completed", "budget_spent"
+                raise
             self._covered_tokens += _EXTENSION_TOKENS
 
     def micros(self) -> int:
@@ -177,6 +175,20 @@ class Run:
         if len(billed) == 1 and billed[0].usage is not None:
             return billed[0].usage
         return usage_object(*self.tokens())
+
+    def inherit(self, candidate: Candidate, body: Mapping[str, Any], written: str) -> None:
+        """Book what a process that is gone had of a provider, as far as it is known."""
+        attempt = Attempt(
+            len(self.attempts) + 1,
+            candidate,
+            self.pricing.price(candidate.model),
+            self.clock.monotonic(),
+            prompt_tokens(body.get("messages", ())),
+            counted_out=count_tokens(written),
+            begun=True,
+            error_code="process_lost",
+        )
+        self.attempts.append(attempt)
 
     def settlement(self, status: str, error_code: str) -> Settlement:
         """How it ended, now."""
@@ -211,6 +223,15 @@ class Run:
             micros=settlement.micros,
             error_code=settlement.error_code,
         )
+
+    async def _reserve(self, micros: int, *, going_on: bool) -> None:
+        try:
+            self.remaining_micros = await self.ledger.reserve(self.generation, micros)
+        except WireroomError as error:
+            if going_on and error.code == "insufficient_quota":
+                raise BudgetSpent from None
+            raise
+        self._reserved += micros
 
     def _affordable(self, price: Price, spent: int) -> int:
         """Completion tokens that the reservation covers."""
@@ -261,14 +282,11 @@ class Runs:
         self._settling: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def track(
-        self, principal: Principal, model: str, origin: Origin, *, adopted: Generation | None = None
-    ) -> AsyncIterator[Run]:
+    async def track(self, generation: Generation, *, adopted: bool = False) -> AsyncIterator[Run]:
         """A run, settled when the block ends. The writing of its first row goes on beside the answer.
 
-        `adopted`: a generation that another process began and could not end; its row stands.
+        `adopted`: another process began it and could not end it; its row stands.
         """
-        generation = adopted or self._generation(principal, model, origin)
         row = asyncio.create_task(_nothing() if adopted else self._ledger.start(generation))
         # Shielded: who waits for the row may be cancelled, the row is written all the same, because it will be settled.
         written = asyncio.shield(row)
@@ -299,7 +317,8 @@ class Runs:
         while self._settling:
             await asyncio.wait(self._settling)
 
-    def _generation(self, principal: Principal, model: str, origin: Origin) -> Generation:
+    def generation(self, principal: Principal, model: str, origin: Origin) -> Generation:
+        """A completion that is about to begin."""
         generation_id = new_id()
         return Generation(
             id=generation_id,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wireroom_chat.domain.answer import AnswerMode
-from wireroom_chat.ports import Origin
+from wireroom_chat.ports import Generation
 from wireroom_common.principal import Principal
 
 
@@ -50,7 +50,7 @@ class Opening:
     """How a stream is to be treated. `grace`: seconds it lives on without a caller. `checkpoint`: what another process needs to go on."""
 
     principal: Principal
-    origin: Origin
+    generation: Generation
     grace: float
     checkpoint: Mapping[str, Any]
 

@@ -1,0 +1,1 @@
+"""What an assistant can do besides writing: one module per family of tools, the arithmetic pure."""
