@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run demo test lint format protos lock unit contract integration security bench bench-gateway bench-limits reference clean
+.PHONY: help setup run demo test lint format protos lock unit contract integration clients security bench bench-gateway bench-limits bench-websockets reference clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ protos: setup ## Regenerate the code of protos/
 lock: setup ## Resolve requirements.lock anew
 	@$(BIN)/python scripts/lock.py
 
-unit contract integration security: setup
+unit contract integration clients security: setup
 	@$(BIN)/python scripts/run_tests.py $@
 
 bench-gateway: setup ## The gateway's hot path beside nginx and a naive gateway, in one run
@@ -44,6 +44,9 @@ reference: setup ## Write docs/reference from the code
 
 bench-limits: setup ## Ten minutes of random load on four replicas: does any window hold more than the limit?
 	@$(BIN)/python scripts/bench_limits.py
+
+bench-websockets: setup ## Memory of the gateway per open WebSocket, and the time of a ping beside them
+	@$(BIN)/python scripts/bench_websockets.py
 
 bench: setup ## Measure what docs/benchmarks.md reports
 	@$(BIN)/python scripts/bench.py

@@ -24,7 +24,7 @@ from wireroom_gateway.app import application
 from wireroom_gateway.documentation import Documentation
 from wireroom_gateway.identity.jwks import JwksCache
 from wireroom_gateway.readiness import Readiness
-from wireroom_gateway.routes.openai import completions
+from wireroom_gateway.routes.openai.routes import OPENAPI as OPENAI_PATHS
 from wireroom_gateway.services import connect
 from wireroom_gateway.settings import GatewaySettings
 
@@ -56,7 +56,7 @@ async def _document() -> dict[str, Any]:
     services = connect(lambda _service: channel)
     readiness = Readiness({}, degraded=list, draining=lambda: False)
     api = application(GatewaySettings(), cast("Infra", infra), services, JwksCache(services, infra.clock), readiness)
-    described = Documentation(api, completions.OPENAPI).openapi()
+    described = Documentation(api, OPENAI_PATHS).openapi()
     await channel.close()
     return described
 

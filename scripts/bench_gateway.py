@@ -81,11 +81,13 @@ def pin(pid: int, core: int) -> None:
             os.sched_setaffinity(int(thread.name), {core})
 
 
-def load(side: Side, connections: int, seconds: int) -> Round:
-    """One round; RuntimeError if an answer was not a 200."""
+def load(side: Side, connections: int, seconds: int, script: Path | None = None) -> Round:
+    """One round; RuntimeError if an answer was not a 200. `script`: what wrk sends instead of a GET."""
     command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     for name, value in side.headers.items():
         command += ["-H", f"{name}: {value}"]
+    if script is not None:
+        command += ["-s", str(script)]
     before, start = cpu_seconds(side.pid), time.monotonic()
     output = subprocess.run([*command, side.url], capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
     elapsed, used = time.monotonic() - start, cpu_seconds(side.pid) - before

@@ -18,6 +18,8 @@ STAGES: dict[str, Sequence[str]] = {
     "unit": ["-n", "2", "--dist", "loadfile", "tests/launcher", "tests/reference", "deploy", *MEMBERS, "-k", "not contract"],
     "contract": [*MEMBERS, "-k", "contract"],
     "integration": ["tests/integration"],
+    # Apart, because each folder's tests share one conftest.
+    "clients": ["tests/clients"],
     "security": ["tests/security"],
 }
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wireroom.demo import DEMO_ADDRESS
-from wireroom.demo.server import DOCUMENTS
+from wireroom.demo import DEMO_ADDRESS, DOCUMENTS
 
 QUESTION = "What does early repayment cost, and where does the central bank hold its policy rate?"
 

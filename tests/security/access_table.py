@@ -34,6 +34,8 @@ class Act:
     ends: bool = False
     missing: int = 404
     others_need: str = ""
+    # With reach OWN: the permission with which others of the tenant reach it, too.
+    readers: str = ""
 
     def how(self) -> dict[str, Any]:
         """What `access_world.call` wants to know."""
@@ -46,6 +48,7 @@ class Act:
 
 PASSWORD = "a long enough pass phrase 17"
 WRONG = "x" * 43
+ASSISTANT = {"title": "Clerk", "prompt": "You are a clerk.", "disclaimer": "No advice."}
 _ONE = {"id": "document"}
 _TENANT, _OWN, _INSTALLATION = Reach.TENANT, Reach.OWN, Reach.INSTALLATION
 
@@ -116,6 +119,27 @@ TABLE: Mapping[str, Act] = {
     "POST /api/v1/admin/tenants/{id}/invitations": Act(
         201, {"email": "{fresh}@example.org", "roles": ["Admin"]}, things={"id": "tenant"}, reach=_INSTALLATION
     ),
+    "GET /api/v1/admin/budgets": Act(),
+    "POST /api/v1/admin/budgets": Act(201, {"scope": "tenant", "period": "total", "cap_micros": 10**15}),
+    "DELETE /api/v1/admin/budgets/{id}": Act(204, things={"id": "budget"}, reach=_TENANT),
+    "GET /api/v1/usage": Act(),
+    "GET /api/v1/usage/budget": Act(),
+    "GET /api/v1/usage/generations/{id}": Act(things={"id": "generation"}, reach=_OWN, readers="usage:read:tenant"),
+    "GET /api/v1/admin/providers": Act(),
+    "GET /api/v1/admin/providers/{name}": Act(404, things={"name": "provider"}),
+    # An address that is never called: nothing is made that the others would see.
+    "PUT /api/v1/admin/providers/{name}": Act(
+        400, {"base_url": "http://169.254.169.254/v1", "models": [{"name": "m"}]}, things={"name": "provider"}, missing=400
+    ),
+    "DELETE /api/v1/admin/providers/{name}": Act(404, things={"name": "provider"}),
+    "POST /api/v1/admin/providers/{name}/test": Act(404, things={"name": "provider"}),
+    "GET /api/v1/admin/provider-health": Act(),
+    "GET /api/v1/admin/models": Act(),
+    # There is no provider to name.
+    "PUT /api/v1/admin/models/{name}": Act(
+        400, {"candidates": [{"model": "none/at-all"}]}, things={"name": "model"}, missing=400
+    ),
+    "DELETE /api/v1/admin/models/{name}": Act(404, things={"name": "model"}),
     "GET /api/v1/admin/ip-blocks": Act(),
     "POST /api/v1/admin/ip-blocks": Act(201, {"network": "198.51.100.7"}),
     "DELETE /api/v1/admin/ip-blocks/{id}": Act(204, things={"id": "block"}, reach=_INSTALLATION),
@@ -143,10 +167,45 @@ TABLE: Mapping[str, Act] = {
     "DELETE /api/v1/feeds/{id}": Act(204, things={"id": "feed"}, reach=_TENANT),
     "GET /api/v1/news": Act(),
     "GET /api/v1/news/{id}": Act(things={"id": "article"}, reach=_TENANT),
+    # Chat
+    "POST /api/v1/chat": Act(body={"message": "Which pilot does the harbour agreement name?", "model": "extractive"}),
+    "POST /api/v1/chat/stream": Act(body={"message": "Which pilot does the harbour agreement name?", "model": "extractive"}),
+    "GET /api/v1/chat/streams/{stream_id}": Act(things={"stream_id": "chat_stream"}, reach=_OWN),
+    "DELETE /api/v1/chat/streams/{stream_id}": Act(204, things={"stream_id": "chat_stream"}, reach=_OWN),
+    "POST /api/v1/ws-tickets": Act(201),
+    "GET /api/v1/sessions": Act(),
+    "POST /api/v1/sessions": Act(201, {}),
+    "GET /api/v1/sessions/{id}": Act(things={"id": "chat_session"}, reach=_OWN, readers="sessions:read:tenant"),
+    "PATCH /api/v1/sessions/{id}": Act(body={"title": "Renamed"}, things={"id": "chat_session"}, reach=_OWN),
+    "DELETE /api/v1/sessions/{id}": Act(204, things={"id": "chat_session"}, reach=_OWN),
+    "GET /api/v1/sessions/{id}/messages": Act(things={"id": "chat_session"}, reach=_OWN, readers="sessions:read:tenant"),
+    "POST /api/v1/sessions/{id}/export": Act(
+        body={"format": "markdown"}, things={"id": "chat_session"}, reach=_OWN, readers="sessions:read:tenant"
+    ),
+    "POST /api/v1/messages/{id}/feedback": Act(204, {"score": 1}, things={"id": "message"}, reach=_OWN),
+    # Assistants and tools
+    "GET /api/v1/assistants": Act(),
+    "GET /api/v1/tools": Act(),
+    "POST /api/v1/tools/{name}": Act(body={"input": {"expression": "6*7"}}, things={"name": "tool"}),
+    "GET /api/v1/artefacts/{id}": Act(things={"id": "artefact"}, reach=_OWN),
+    "GET /api/v1/admin/assistants": Act(),
+    "POST /api/v1/admin/assistants": Act(201, {"name": "{fresh}", "config": ASSISTANT}),
+    "GET /api/v1/admin/assistants/{name}": Act(things={"name": "assistant"}, reach=_TENANT),
+    "DELETE /api/v1/admin/assistants/{name}": Act(204, things={"name": "assistant"}, reach=_TENANT),
+    "POST /api/v1/admin/assistants/{name}/versions": Act(201, {"config": ASSISTANT}, things={"name": "assistant"}, reach=_TENANT),
+    "PUT /api/v1/admin/assistants/{name}/weights": Act(body={"weights": {"1": 1}}, things={"name": "assistant"}, reach=_TENANT),
     # Models
     "GET /v1/models": Act(),
     "GET /v1/models/{id}": Act(things={"id": "model"}),
     "POST /v1/chat/completions": Act(
         body={"model": "grounded", "messages": [{"role": "user", "content": "Which pilot does the harbour agreement name?"}]}
     ),
+    "POST /v1/completions": Act(body={"model": "grounded", "prompt": "Which pilot does the harbour agreement name?"}),
+    # Without a provider there is no model for it.
+    "POST /v1/embeddings": Act(404, {"model": "none/embedder", "input": "harbour"}),
+    "POST /v1/moderations": Act(body={"input": "The harbour master signs for the quay."}),
+    "POST /v1/responses": Act(body={"model": "grounded", "input": "Which pilot does the harbour agreement name?"}),
+    "GET /v1/responses/{id}": Act(things={"id": "response"}, reach=_OWN),
+    "DELETE /v1/responses/{id}": Act(things={"id": "response"}, reach=_OWN),
+    "GET /v1/responses/{id}/input_items": Act(things={"id": "response"}, reach=_OWN),
 }

@@ -156,6 +156,43 @@ class World:
         network = f"192.0.2.{next(_serial) % 250 + 1}"
         return str(self.operator.api.post("/api/v1/admin/ip-blocks", {"network": network})["id"])
 
+    def new_budget(self) -> str:
+        body = {"scope": "user", "subject": str(uuid.uuid4()), "period": "day", "cap_micros": 1_000_000}
+        return str(self.owner.api.post("/api/v1/admin/budgets", body)["id"])
+
+    def new_generation(self) -> str:
+        question = {"role": "user", "content": f"Which tide table does the {self.marker} agreement name?"}
+        return str(self.owner.api.post("/v1/chat/completions", {"model": "extractive", "messages": [question]})["id"])
+
+    def new_response(self) -> str:
+        body = {"model": "extractive", "input": f"Which tide table does the {self.marker} agreement name?"}
+        return str(self.owner.api.post("/v1/responses", body)["id"])
+
+    def turn(self) -> Any:
+        """A question and its answer in a new chat session."""
+        body = {"message": f"What does the {self.marker} agreement say of pilot {next(_serial)}?", "model": "extractive"}
+        return self.owner.api.post("/api/v1/chat", body)
+
+    def new_chat_session(self) -> str:
+        return str(self.turn()["session_id"])
+
+    def new_chat_stream(self) -> str:
+        body = {"message": f"What does the {self.marker} agreement say of pilot {next(_serial)}?", "model": "extractive"}
+        return str(self.owner.api.call("POST", "/api/v1/chat/stream", body).headers["x-stream-id"])
+
+    def new_message(self) -> str:
+        return str(self.turn()["message_id"])
+
+    def new_assistant(self) -> str:
+        name = f"{self.marker}-{next(_serial)}"
+        config = {"title": self.marker, "prompt": f"You are {self.marker}.", "disclaimer": "No advice."}
+        return str(self.owner.api.post("/api/v1/admin/assistants", {"name": name, "config": config})["name"])
+
+    def new_artefact(self) -> str:
+        given = {"lender": self.marker, "applicant": self.marker, "purpose": "a house", "principal": 1000}
+        given |= {"annual_rate_percent": 5, "months": 12}
+        return str(self.owner.api.post("/api/v1/tools/sanction_letter", {"input": given})["result"]["artefact_id"])
+
     def make(self, kind: str) -> str:
         """A new thing of `kind`; what only exists once is found again."""
         maker = getattr(self, f"new_{kind}", None)
@@ -173,7 +210,7 @@ class World:
 
     def missing(self, kind: str) -> str:
         """An id of the right form that names nothing."""
-        return "no-such-thing" if kind in {"role", "provider", "model"} else str(uuid.uuid4())
+        return "no-such-thing" if kind in {"role", "provider", "model", "tool", "assistant"} else str(uuid.uuid4())
 
 
 def build(running: Running, site: Site) -> World:
@@ -194,9 +231,28 @@ def build(running: Running, site: Site) -> World:
         ("api_user", ("API User",)),
     ):
         world.actors[name] = world.add_user(world.owner, name, roles)
-    for kind in ("document", "feed", "key", "session", "user", "invitation", "role", "tenant", "block"):
+    for kind in (
+        "document",
+        "feed",
+        "key",
+        "session",
+        "user",
+        "invitation",
+        "role",
+        "tenant",
+        "block",
+        "response",
+        "budget",
+        "generation",
+        "chat_session",
+        "chat_stream",
+        "message",
+        "assistant",
+        "artefact",
+    ):
         world.things[kind] = world.make(kind)
     world.things["model"], world.things["provider"] = "extractive", "none"
+    world.things["tool"] = "calculator"
     find_answers(world)
     return world
 

@@ -39,6 +39,8 @@ def expected(need: str, act: Act, actor: Actor) -> int:
         Reach.OWN: actor.name == "owner",
         Reach.INSTALLATION: actor.name == "operator",
     }[act.reach]
+    if act.readers and actor.tenant == "a" and act.readers in actor.permissions:
+        reachable = True
     if reachable and act.others_need and actor.name != "owner" and act.others_need not in actor.permissions:
         return 403
     return act.status if reachable else act.missing

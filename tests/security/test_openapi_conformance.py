@@ -115,12 +115,13 @@ def sealed(document: dict[str, Any]) -> dict[str, Any]:
             assert model["type"] == "object", name
             model.setdefault("additionalProperties", False)
     # The document describes a stream as the text that it is; the generator holds each of its events against this.
-    stream = document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]["text/event-stream"]
-    stream["schema"] = {
-        "type": "object",
-        "required": ["data"],
-        "properties": {"data": {"type": "string", "pattern": r"^(\{.*\}|\[DONE\])$"}},
-    }
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses"):
+        stream = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]
+        stream["schema"] = {
+            "type": "object",
+            "required": ["data"],
+            "properties": {"data": {"type": "string", "pattern": r"^(\{.*\}|\[DONE\])$"}},
+        }
     return document
 
 

@@ -10,10 +10,12 @@ from email.utils import format_datetime
 from enum import Enum, StrEnum
 from typing import Any, TypeVar
 
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 T = TypeVar("T")
 _ATTRIBUTE = "__wireroom_access__"
+# Stands for the method where a route is a WebSocket: its handshake is a GET, and not one that a GET route answers.
+WEBSOCKET = "WEBSOCKET"
 
 
 class Need(Enum):
@@ -103,7 +105,7 @@ class DeclaredRoute:
     method: str
     template: str
     access: Access
-    route: Route
+    route: Route | WebSocketRoute
 
 
 @dataclass(frozen=True)
@@ -139,16 +141,17 @@ class RouteTable:
         return found
 
 
-def _checked(route: BaseRoute) -> Route:
-    if not isinstance(route, Route):
+def _checked(route: BaseRoute) -> Route | WebSocketRoute:
+    if not isinstance(route, (Route, WebSocketRoute)):
         raise TypeError(f"{route!r} is not a plain route: only those can be checked for their access declaration.")
     return route
 
 
-def _declared(route: Route) -> list[DeclaredRoute]:
+def _declared(route: Route | WebSocketRoute) -> list[DeclaredRoute]:
     declaration: Any = getattr(route.endpoint, _ATTRIBUTE, None)
     if not isinstance(declaration, Access):
         raise TypeError(f"{route.path} has no access declaration: put @access(…) on its endpoint.")
-    if not route.methods:
+    methods = {WEBSOCKET} if isinstance(route, WebSocketRoute) else route.methods
+    if not methods:
         raise TypeError(f"{route.path} names no methods.")
-    return [DeclaredRoute(method, route.path_format, declaration, route) for method in sorted(route.methods)]
+    return [DeclaredRoute(method, route.path_format, declaration, route) for method in sorted(methods)]

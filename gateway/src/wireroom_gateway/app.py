@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from wireroom_common.bus import Subscription
@@ -42,30 +41,43 @@ from wireroom_gateway.pipeline.cors import Cors
 from wireroom_gateway.pipeline.hosts import Hosts
 from wireroom_gateway.pipeline.idempotency import Idempotency
 from wireroom_gateway.pipeline.measurement import Measurement
-from wireroom_gateway.pipeline.rate_limits import RateLimits
+from wireroom_gateway.pipeline.rate_limits import RateLimits, Toll
 from wireroom_gateway.pipeline.refusals import Refusals
 from wireroom_gateway.pipeline.request_id import RequestId
 from wireroom_gateway.pipeline.security_headers import SecurityHeaders
-from wireroom_gateway.pipeline.threats import Threats
+from wireroom_gateway.pipeline.threats import ThreatNotes, Threats
 from wireroom_gateway.readiness import Readiness
 from wireroom_gateway.reports import Reporter
 from wireroom_gateway.routes.admin import add_admin_routes
+from wireroom_gateway.routes.admin.budgets import add_budget_routes
+from wireroom_gateway.routes.answering import Waiting
 from wireroom_gateway.routes.application import new_application
 from wireroom_gateway.routes.audit import add_audit_routes
 from wireroom_gateway.routes.auth import add_auth_routes
 from wireroom_gateway.routes.auth.oidc import add_oidc_routes
+from wireroom_gateway.routes.chat.assistants import add_assistant_routes
+from wireroom_gateway.routes.chat.sessions import add_session_routes
+from wireroom_gateway.routes.chat.streaming import add_streaming_routes
+from wireroom_gateway.routes.chat.tools import add_tool_routes
+from wireroom_gateway.routes.chat.turns import add_turn_routes
 from wireroom_gateway.routes.documents import add_document_routes
 from wireroom_gateway.routes.health import add_health_routes
 from wireroom_gateway.routes.ip_blocks import add_ip_block_routes
 from wireroom_gateway.routes.meta import add_meta_routes
 from wireroom_gateway.routes.monitoring import add_monitoring_routes
 from wireroom_gateway.routes.news import add_news_routes
-from wireroom_gateway.routes.openai import completions
-from wireroom_gateway.routes.openai.models import add_model_routes
+from wireroom_gateway.routes.openai.routes import OPENAPI, add_openai_routes
+from wireroom_gateway.routes.providers import add_offered_model_routes, add_provider_routes
 from wireroom_gateway.routes.security import add_security_routes
 from wireroom_gateway.routes.signing_keys import add_signing_key_routes
+from wireroom_gateway.routes.usage import add_usage_routes
+from wireroom_gateway.routes.websocket import Sockets, add_websocket_routes
 from wireroom_gateway.services import Services, connect
 from wireroom_gateway.settings import GatewaySettings
+from wireroom_gateway.websocket.connections import OpenConnections
+from wireroom_gateway.websocket.conversation import Surroundings
+from wireroom_gateway.websocket.handshake import Upgrades
+from wireroom_gateway.websocket.tickets import Tickets
 
 _KEY_EVENTS = frozenset({"auth.apikey.changed", "auth.apikey.revoked"})
 
@@ -92,7 +104,8 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
     resynchroniser = Resynchroniser(keys, revocations, infra.clock)
     policy_file = PolicyFile(settings.limits_file, settings.limit_table(), metrics) if settings.limits_file else None
     policy = policy_file.policy if policy_file else _fixed(Policy(settings.limit_table()))
-    limiter = _limiter(settings, policy, infra, metrics) if settings.limits_enabled else None
+    counters = RedisCounterStore(infra.redis(), timeout=settings.limit_store_timeout)
+    limiter = _limiter(settings, policy, counters, infra, metrics) if settings.limits_enabled else None
     blocks = AddressBlocks(services.addresses, infra.clock, metrics)
     gate = BlockGate(blocks, policy, metrics)
     checks = {"auth": resynchroniser.check}
@@ -105,7 +118,22 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
         draining=infra.draining,
     )
     verifiers = _verifiers(settings, infra, services, keys, revocations)
-    api = application(settings, infra, services, keys, readiness)
+    sockets = Sockets(
+        _tickets(settings, infra),
+        Surroundings(
+            services,
+            Toll(limiter, gate, metrics, reports),
+            ThreatNotes(reports, metrics, settings.threat_report_score),
+            revocations,
+            verifiers["keys"],
+            OpenConnections(metrics, most=settings.max_websockets, most_per_user=settings.max_websockets_per_user),
+            infra.clock,
+            rpc_timeout=settings.rpc_timeout,
+            chat_timeout=settings.chat_timeout,
+            keepalive=settings.keepalive_seconds,
+        ),
+    )
+    api = application(settings, infra, services, keys, readiness, sockets=lambda: sockets)
     table = RouteTable(api.router.routes)
     app: ASGIApp = assemble(
         Dispatch(api),
@@ -127,7 +155,12 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
                     Body.UPLOAD: settings.max_upload_bytes + MULTIPART_OVERHEAD,
                 }
             },
-            Authentication: {**verifiers, "metrics": metrics},
+            Authentication: {
+                **verifiers,
+                "tickets": sockets.tickets,
+                "token_leeway": settings.token_leeway,
+                "metrics": metrics,
+            },
             Threats: {
                 "reports": reports,
                 "metrics": metrics,
@@ -149,7 +182,7 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
     )
     return Service(
         name="gateway",
-        http=http_app(app, settings),
+        http=http_app(app, settings, Upgrades(app)),
         subscriptions=[
             Subscription("gateway.revocations", broadcast=revocations.on_event, types=REVOCATION_EVENTS),
             Subscription("gateway.api_keys", broadcast=verifiers["keys"].on_event, types=_KEY_EVENTS),
@@ -165,6 +198,7 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
             *([Periodic("gateway.limits_file", POLL_SECONDS, policy_file.poll)] if policy_file else []),
         ],
         checks=checks,
+        stop=counters.close,
     )
 
 
@@ -172,10 +206,12 @@ def _fixed(policy: Policy) -> Callable[[], Policy]:
     return lambda: policy
 
 
-def _limiter(settings: GatewaySettings, policy: Callable[[], Policy], infra: Infra, metrics: GatewayMetrics) -> Limiter:
+def _limiter(
+    settings: GatewaySettings, policy: Callable[[], Policy], counters: RedisCounterStore, infra: Infra, metrics: GatewayMetrics
+) -> Limiter:
     return Limiter(
         policy,
-        RedisCounterStore(infra.redis(), timeout=settings.limit_store_timeout),
+        counters,
         MemoryCounterStore(infra.clock, share=settings.known_replicas),
         infra.clock,
         metrics,
@@ -209,19 +245,33 @@ def _verifiers(
     }
 
 
-def application(settings: GatewaySettings, infra: Infra, services: Services, keys: JwksCache, readiness: Readiness) -> FastAPI:
-    """The routes, each with its access declaration; without the pipeline around them."""
+def _tickets(settings: GatewaySettings, infra: Infra) -> Tickets:
+    return Tickets(
+        infra.redis(),
+        lifetime=settings.websocket_ticket_seconds,
+        bind_address=settings.websocket_ticket_binds_address,
+        timeout=settings.limit_store_timeout,
+    )
+
+
+def _no_sockets() -> Sockets:
+    raise RuntimeError("These routes are to be described, not called.")
+
+
+def application(
+    settings: GatewaySettings,
+    infra: Infra,
+    services: Services,
+    keys: JwksCache,
+    readiness: Readiness,
+    *,
+    sockets: Callable[[], Sockets] = _no_sockets,
+) -> FastAPI:
+    """The routes, each with its access declaration; without the pipeline around them. `sockets` is called with the first request."""
     release = version("wireroom-gateway")
     api = new_application(release)
-    chat = completions.ChatCompletions(
-        services.inference,
-        timeout=settings.chat_timeout,
-        keepalive=settings.keepalive_seconds,
-        stream_headers=settings.stream_headers_seconds,
-    )
-    # First, because routes are tried in order.
-    api.router.routes.append(Route(completions.PATH, chat, methods=["POST"]))
-    add_model_routes(api, services, timeout=settings.rpc_timeout)
+    waiting = Waiting(settings.chat_timeout, settings.stream_headers_seconds, settings.keepalive_seconds)
+    add_openai_routes(api, services, waiting, timeout=settings.rpc_timeout)
     add_document_routes(
         api,
         services,
@@ -229,6 +279,11 @@ def application(settings: GatewaySettings, infra: Infra, services: Services, key
         upload_timeout=settings.upload_timeout,
         max_upload_bytes=settings.max_upload_bytes,
     )
+    add_session_routes(api, services, timeout=settings.rpc_timeout, export_timeout=settings.chat_timeout)
+    add_turn_routes(api, services, timeout=settings.chat_timeout)
+    add_streaming_routes(api, services, waiting, timeout=settings.rpc_timeout)
+    add_assistant_routes(api, services, timeout=settings.rpc_timeout)
+    add_tool_routes(api, services, timeout=settings.tool_timeout)
     add_news_routes(api, services, timeout=settings.rpc_timeout, feed_timeout=settings.feed_timeout)
     add_auth_routes(api, services, timeout=settings.rpc_timeout)
     add_oidc_routes(api, services, timeout=settings.oidc_timeout, secure=infra.public_url().startswith("https://"))
@@ -236,12 +291,17 @@ def application(settings: GatewaySettings, infra: Infra, services: Services, key
     add_security_routes(api, services, timeout=settings.rpc_timeout)
     add_audit_routes(api, services, timeout=settings.rpc_timeout)
     add_admin_routes(api, services, timeout=settings.rpc_timeout)
+    add_budget_routes(api, services, timeout=settings.rpc_timeout)
+    add_usage_routes(api, services, timeout=settings.rpc_timeout, export_timeout=settings.chat_timeout)
+    add_provider_routes(api, services, timeout=settings.rpc_timeout)
+    add_offered_model_routes(api, services, timeout=settings.rpc_timeout)
     add_ip_block_routes(api, services, timeout=settings.rpc_timeout)
     add_signing_key_routes(api, services, timeout=settings.rpc_timeout)
+    add_websocket_routes(api, sockets)
     add_health_routes(api, services, readiness, infra.clock)
     add_meta_routes(
         api,
-        Documentation(api, completions.OPENAPI),
+        Documentation(api, OPENAPI),
         keys,
         infra.registry,
         version=release,

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from starlette.types import Scope
 
@@ -34,8 +36,7 @@ class ForwardedHeader(StrEnum):
     FORWARDED = "forwarded"
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """`peer`: the other end of the connection. `relayed`: there are signs of somebody in between."""
 
     client: str
@@ -63,8 +64,7 @@ class ClientAddresses:
         """The request's origin. Changes `headers` and `scheme` of the scope."""
         kept, reserved, relayed = _sorted(scope["headers"])
         caller = scope["client"][0] if scope.get("client") else ""
-        parsed = parse_address(caller)
-        caller = str(parsed) if parsed is not None else caller
+        caller = _written(caller)
         told = scope.get(PEER_KEY)
         peer = told[0] if told else caller
         client, scheme = caller, scope["scheme"]
@@ -89,6 +89,13 @@ class ClientAddresses:
             protos = [value for name, value in reserved if name == b"x-forwarded-proto"]
             told = protos[-1].decode("latin-1").rpartition(",")[2].strip().lower() if protos else ""
         return found, told if told in ("http", "https") else scheme
+
+
+@lru_cache(maxsize=8_192)
+def _written(caller: str) -> str:
+    """An address as it is written everywhere here."""
+    parsed = parse_address(caller)
+    return str(parsed) if parsed is not None else caller
 
 
 def _sorted(

@@ -22,7 +22,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wireroom_gateway import strict_json
@@ -52,6 +52,9 @@ def _handler(route: BaseRoute) -> ASGIApp | None:
     """How to serve the route directly; None if only the framework can."""
     if isinstance(route, APIRoute):
         return _PlainRoute(route) if _is_plain(route) else None
+    if isinstance(route, WebSocketRoute):
+        # What it serves is the handshake, which comes as a request.
+        return cast("ASGIApp", route.endpoint)
     if isinstance(route, Route) and not inspect.isroutine(route.endpoint):
         return route.app
     return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from wireroom_common.runtime.http_limits import HttpLimits
+from wireroom_common.runtime.http_limits import HttpLimits, WebSocketLimits
 from wireroom_common.runtime.service import HttpApp
 from wireroom_gateway.settings import GatewaySettings
 
 
-def http_app(app: Any, settings: GatewaySettings) -> HttpApp:
-    """`app` on the listener that `settings` describe."""
+def http_app(app: Any, settings: GatewaySettings, websocket_app: Any = None) -> HttpApp:
+    """`app`, and `websocket_app` for WebSockets, on the listener that `settings` describe."""
     return HttpApp(
         app,
         settings.host,
@@ -33,4 +33,11 @@ def http_app(app: Any, settings: GatewaySettings) -> HttpApp:
         ),
         settings.trusted_proxies,
         settings.proxy_protocol,
+        websocket_app,
+        WebSocketLimits(
+            message_bytes=settings.max_websocket_bytes,
+            message_seconds=settings.slow_body_seconds,
+            ping_seconds=settings.websocket_ping_seconds,
+            pong_seconds=settings.websocket_ping_seconds,
+        ),
     )

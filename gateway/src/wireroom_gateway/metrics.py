@@ -25,6 +25,10 @@ class GatewayMetrics:
             registry=registry,
         )
         self.in_progress = Gauge("wireroom_gateway_requests_in_progress", "Requests being answered", registry=registry)
+        self.websockets = Gauge("wireroom_gateway_websockets", "Open WebSockets", registry=registry)
+        self.websockets_closed = Counter(
+            "wireroom_gateway_websockets_closed_total", "Ended WebSockets by close code", ["code"], registry=registry
+        )
         self.refused = Counter(
             "wireroom_gateway_refused_total", "Requests that the listener refused, by code", ["code"], registry=registry
         )
@@ -88,3 +92,22 @@ class GatewayMetrics:
             ["outcome"],
             registry=registry,
         )
+        # Looking a label set up costs more than counting.
+        self._of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._presented: dict[tuple[str, str], Counter] = {}
+
+    def of_route(self, route: str, method: str, status_class: int) -> tuple[Counter, Histogram]:
+        """`requests` and `seconds` of one kind of answer. Labels have closed sets of values, so there are few."""
+        key = (route, method, status_class)
+        found = self._of_route.get(key)
+        if found is None:
+            found = self.requests.labels(route, method, f"{status_class}xx"), self.seconds.labels(route, method)
+            self._of_route[key] = found
+        return found
+
+    def credential(self, kind: str, outcome: str) -> None:
+        """Count a presented credential."""
+        counter = self._presented.get((kind, outcome))
+        if counter is None:
+            counter = self._presented[kind, outcome] = self.credentials.labels(kind, outcome)
+        counter.inc()

@@ -38,14 +38,16 @@ _HTTP_ONLY: Mapping[int, tuple[str, str]] = {
     414: ("target_too_long", "URI Too Long"),
     415: ("content_type_unsupported", "Unsupported Media Type"),
     422: ("request_invalid", "Unprocessable Content"),
+    426: ("upgrade_required", "Upgrade Required"),
     431: ("header_fields_too_large", "Request Header Fields Too Large"),
     501: ("not_implemented", "Not Implemented"),
     505: ("http_version_unsupported", "HTTP Version Not Supported"),
 }
+# Clients of OpenAI know this code, and that its type is the same word.
+_SPENT = "insufficient_quota"
 _OPENAI_TYPES: Mapping[int, str] = {
     401: "authentication_error",
     403: "permission_error",
-    404: "not_found_error",
     409: "conflict_error",
     429: "rate_limit_error",
 }
@@ -106,6 +108,9 @@ def problem_of(error: BaseException) -> Problem:
             headers["www-authenticate"] = f'Bearer realm="wireroom"{invalid}'
         if error.retry_after > 0 or error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.RATE_LIMITED):
             headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+        if error.code == _SPENT:
+            # Asking again does not help until somebody raises the budget or the day has passed: OpenAI's SDKs obey this.
+            headers["x-should-retry"] = "false"
         return Problem(status, title, error.code, error.detail[:_MAX_DETAIL], error.fields, headers)
     return Problem(500, "Internal Server Error", "internal", _INTERNAL_DETAIL)
 
@@ -133,6 +138,8 @@ def render(scope: Scope, error: BaseException) -> Response:
 def openai_error(problem: Problem) -> dict[str, Any]:
     """The error object of the OpenAI API."""
     kind = _OPENAI_TYPES.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")  # noqa: PLR2004
+    if problem.code == _SPENT:
+        kind = _SPENT
     param = problem.fields[0].field if problem.fields else None
     return {"error": {"message": problem.detail, "type": kind, "param": param, "code": problem.code}}
 

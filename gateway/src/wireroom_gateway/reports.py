@@ -87,7 +87,7 @@ class Reporter:
 
     def request(self, state: RequestState, method: str, *, milliseconds: float) -> None:
         """Count an answered request; every one that failed on this side, and a sample of the others, is also told singly."""
-        tenant = str(state.principal.tenant_id or "")
+        tenant = state.principal.tenant_text
         key = (tenant, state.template, method, state.status // 100)
         count = self._gathered.routes.get(key)
         if count is None:

@@ -9,9 +9,11 @@ from starlette.types import Scope
 
 from wireroom_common.errors import WireroomError
 from wireroom_common.principal import ANONYMOUS, Principal
-from wireroom_gateway.access import DeclaredRoute, Match
+from wireroom_gateway.access import WEBSOCKET, DeclaredRoute, Match
 
 _KEY = "wireroom"
+# In the scope of a request that is the handshake of a WebSocket.
+HANDSHAKE_KEY = "wireroom.handshake"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -32,6 +34,8 @@ class RequestState:
     limits: Mapping[str, int] = field(default_factory=dict)
     # Why a presented credential was not accepted; the limits are charged before it is told.
     credential_error: WireroomError | None = None
+    # Of a WebSocket: when its credential ends, wall-clock time; None for never.
+    credential_until: float | None = None
     status: int = 0
     response_bytes: int = 0
     error_code: str = ""
@@ -45,6 +49,8 @@ class RequestState:
 
 def method_label(scope: Scope) -> str:
     """The method as a label: a closed set."""
+    if HANDSHAKE_KEY in scope:
+        return WEBSOCKET
     method = str(scope["method"])
     return method if method in _METHODS else "OTHER"
 

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import grpc.aio
 
 from wireroom_protos.auth.v1 import auth_pb2_grpc
-from wireroom_protos.chat.v1 import chat_pb2_grpc
+from wireroom_protos.chat.v1 import (
+    assistants_pb2_grpc,
+    budgets_pb2_grpc,
+    chat_pb2_grpc,
+    compatibility_pb2_grpc,
+    conversation_pb2_grpc,
+    providers_pb2_grpc,
+    responses_pb2_grpc,
+    sessions_pb2_grpc,
+    tools_pb2_grpc,
+)
 from wireroom_protos.common.v1 import status_pb2_grpc
 from wireroom_protos.monitoring.v1 import monitoring_pb2_grpc
 from wireroom_protos.news.v1 import news_pb2_grpc
@@ -29,7 +39,17 @@ class Services:
     oidc: auth_pb2_grpc.OidcServiceAsyncStub
     second_factors: auth_pb2_grpc.SecondFactorServiceAsyncStub
     directory: auth_pb2_grpc.DirectoryServiceAsyncStub
+    assistants: assistants_pb2_grpc.AssistantServiceAsyncStub
+    tools: tools_pb2_grpc.ToolServiceAsyncStub
+    artefacts: tools_pb2_grpc.ArtefactServiceAsyncStub
+    budgets: budgets_pb2_grpc.BudgetServiceAsyncStub
     inference: chat_pb2_grpc.InferenceServiceAsyncStub
+    providers: providers_pb2_grpc.ProviderServiceAsyncStub
+    chat: conversation_pb2_grpc.ChatServiceAsyncStub
+    streams: conversation_pb2_grpc.StreamServiceAsyncStub
+    sessions: sessions_pb2_grpc.SessionServiceAsyncStub
+    compatibility: compatibility_pb2_grpc.CompatibilityServiceAsyncStub
+    responses: responses_pb2_grpc.ResponseServiceAsyncStub
     documents: rag_pb2_grpc.DocumentServiceAsyncStub
     retrieval: rag_pb2_grpc.RetrievalServiceAsyncStub
     feeds: news_pb2_grpc.FeedServiceAsyncStub
@@ -50,7 +70,17 @@ def connect(channel: Callable[[str], grpc.aio.Channel]) -> Services:
         oidc=auth_pb2_grpc.OidcServiceStub(channel("auth")),
         second_factors=auth_pb2_grpc.SecondFactorServiceStub(channel("auth")),
         directory=auth_pb2_grpc.DirectoryServiceStub(channel("auth")),
+        assistants=assistants_pb2_grpc.AssistantServiceStub(channel("chat")),
+        tools=tools_pb2_grpc.ToolServiceStub(channel("chat")),
+        artefacts=tools_pb2_grpc.ArtefactServiceStub(channel("chat")),
+        budgets=budgets_pb2_grpc.BudgetServiceStub(channel("chat")),
         inference=chat_pb2_grpc.InferenceServiceStub(channel("chat")),
+        providers=providers_pb2_grpc.ProviderServiceStub(channel("chat")),
+        chat=conversation_pb2_grpc.ChatServiceStub(channel("chat")),
+        streams=conversation_pb2_grpc.StreamServiceStub(channel("chat")),
+        sessions=sessions_pb2_grpc.SessionServiceStub(channel("chat")),
+        compatibility=compatibility_pb2_grpc.CompatibilityServiceStub(channel("chat")),
+        responses=responses_pb2_grpc.ResponseServiceStub(channel("chat")),
         documents=rag_pb2_grpc.DocumentServiceStub(channel("rag")),
         retrieval=rag_pb2_grpc.RetrievalServiceStub(channel("rag")),
         feeds=news_pb2_grpc.FeedServiceStub(channel("news")),

@@ -118,6 +118,7 @@ class GatewaySettings(BaseSettings):
     )
 
     rpc_timeout: float = Field(10.0, gt=0, le=120, description="Seconds for a call to a service")
+    tool_timeout: float = Field(15.0, gt=0, le=120, description="Seconds for a tool that is called without a model")
     oidc_timeout: float = Field(20.0, gt=0, le=120, description="Seconds for a step of a login at an identity provider")
     upload_timeout: float = Field(120.0, gt=0, le=3_600, description="Seconds for an upload as a whole")
     feed_timeout: float = Field(
@@ -129,6 +130,17 @@ class GatewaySettings(BaseSettings):
     )
     stream_headers_seconds: float = Field(
         10.0, gt=0, le=60, description="Longest wait for an answer to begin before a stream's headers are sent"
+    )
+
+    max_websockets: int = Field(20_000, ge=1, le=1_000_000, description="Most open WebSockets of this process")
+    max_websockets_per_user: int = Field(100, ge=1, le=1_000_000, description="Most open WebSockets of one user")
+    max_websocket_bytes: int = Field(65_536, ge=1_024, le=16_777_216, description="Largest message of a WebSocket's client")
+    websocket_ping_seconds: float = Field(
+        20.0, ge=0.1, le=300, description="Seconds between two pings of a WebSocket; the answer may take as long"
+    )
+    websocket_ticket_seconds: float = Field(30.0, ge=1, le=300, description="How long a ticket for a WebSocket is good")
+    websocket_ticket_binds_address: bool = Field(
+        False, description="A ticket is good only from the address that got it; not where clients use IPv4 and IPv6 in turns"
     )
 
     metrics_token: SecretStr | None = Field(

@@ -11,7 +11,26 @@ from google.protobuf.message_factory import GetMessageClass
 from wireroom_common.principal import Principal, current_principal
 from wireroom_common.rpc import current_request_id
 from wireroom_protos.auth.v1 import auth_pb2, auth_pb2_grpc
-from wireroom_protos.chat.v1 import chat_pb2, chat_pb2_grpc
+from wireroom_protos.chat.v1 import (
+    assistants_pb2,
+    assistants_pb2_grpc,
+    budgets_pb2,
+    budgets_pb2_grpc,
+    chat_pb2,
+    chat_pb2_grpc,
+    compatibility_pb2,
+    compatibility_pb2_grpc,
+    conversation_pb2,
+    conversation_pb2_grpc,
+    providers_pb2,
+    providers_pb2_grpc,
+    responses_pb2,
+    responses_pb2_grpc,
+    sessions_pb2,
+    sessions_pb2_grpc,
+    tools_pb2,
+    tools_pb2_grpc,
+)
 from wireroom_protos.common.v1 import status_pb2, status_pb2_grpc
 from wireroom_protos.monitoring.v1 import monitoring_pb2, monitoring_pb2_grpc
 from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
@@ -49,7 +68,20 @@ SERVICES: dict[str, list[tuple[Any, Any, str]]] = {
         (auth_pb2, auth_pb2_grpc, "KeyMaterialService"),
         _STATUS,
     ],
-    "chat": [(chat_pb2, chat_pb2_grpc, "InferenceService"), _STATUS],
+    "chat": [
+        (chat_pb2, chat_pb2_grpc, "InferenceService"),
+        (providers_pb2, providers_pb2_grpc, "ProviderService"),
+        (budgets_pb2, budgets_pb2_grpc, "BudgetService"),
+        (assistants_pb2, assistants_pb2_grpc, "AssistantService"),
+        (tools_pb2, tools_pb2_grpc, "ToolService"),
+        (tools_pb2, tools_pb2_grpc, "ArtefactService"),
+        (compatibility_pb2, compatibility_pb2_grpc, "CompatibilityService"),
+        (responses_pb2, responses_pb2_grpc, "ResponseService"),
+        (conversation_pb2, conversation_pb2_grpc, "ChatService"),
+        (conversation_pb2, conversation_pb2_grpc, "StreamService"),
+        (sessions_pb2, sessions_pb2_grpc, "SessionService"),
+        _STATUS,
+    ],
     "rag": [(rag_pb2, rag_pb2_grpc, "DocumentService"), (rag_pb2, rag_pb2_grpc, "RetrievalService"), _STATUS],
     "news": [(news_pb2, news_pb2_grpc, "FeedService"), (news_pb2, news_pb2_grpc, "NewsService"), _STATUS],
     "monitoring": [

@@ -108,6 +108,7 @@ class Rig:
     bus: LocalBus
     urls: list[str]
     session: aiohttp.ClientSession
+    servers: HttpServers
 
     @property
     def url(self) -> str:
@@ -171,10 +172,14 @@ async def running(
         bus = LocalBus(catalogue, Deliverer(catalogue, BusMetrics(infra.registry), infra.clock))
         await bus.start(service.subscriptions)
         stack.push_async_callback(bus.stop)
+        assert service.stop is not None
+        stack.push_async_callback(service.stop)
         await service.periodic[0].run()
         assert service.http is not None
-        servers = HttpServers(service.http, certificate_dir=folder / "tls", clock=infra.clock, drain_timeout=2)
+        servers = HttpServers(
+            service.http, certificate_dir=folder / "tls", clock=infra.clock, drain_timeout=2, registry=infra.registry
+        )
         urls = await servers.start()
         stack.push_async_callback(servers.stop)
         session = await stack.enter_async_context(aiohttp.ClientSession(base_url=urls[0], timeout=aiohttp.ClientTimeout(30)))
-        yield Rig(service, chosen, infra, neighbours, issuer, bus, urls, session)
+        yield Rig(service, chosen, infra, neighbours, issuer, bus, urls, session, servers)

@@ -29,8 +29,10 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[list[CounterSt
         return
     url = request.getfixturevalue("clean_valkey_url")
     clients = [new_redis(url), new_redis(url)]
-    yield [RedisCounterStore(client) for client in clients]
-    for client in clients:
+    shared = [RedisCounterStore(client) for client in clients]
+    yield list(shared)
+    for number, client in enumerate(clients):
+        await shared[number].close()
         await client.aclose()
 
 
@@ -85,7 +87,9 @@ async def test_what_left_the_window_counts_no_more(stores: list[CounterStore]) -
 
 async def test_counters_in_redis_expire_by_themselves(clean_valkey_url: str) -> None:
     client = new_redis(clean_valkey_url)
-    await RedisCounterStore(client).take([counter("a", 5), counter("b", 5_000)])
+    store = RedisCounterStore(client)
+    await store.take([counter("a", 5), counter("b", 5_000)])
+    await store.close()
     keys = [key async for key in client.scan_iter()]
     assert len(keys) == 2
     for key in keys:
@@ -136,7 +140,8 @@ async def test_refusals_are_counted_over_replicas_up_to_the_last_straw(clean_val
     assert [(await stores[0].take([shared], rule)).violations for _ in range(3)] == [0, 0, 0]
     assert (await stores[0].take([own])).violations == 0
     assert 30_000 <= await clients[0].pttl("{rl}:violations:192.0.2.1:") <= 61_000
-    for client in clients:
+    for number, client in enumerate(clients):
+        await stores[number].close()
         await client.aclose()
 
 
@@ -146,6 +151,7 @@ async def test_200_refusals_at_once_reach_the_threshold_exactly_twice(clean_valk
     rule = Violations("192.0.2.1:", threshold=100, window=60)
     verdicts = await asyncio.gather(*(store.take([counter("a", 1)], rule) for _ in range(201)))
     assert sum(verdict.violations >= 100 for verdict in verdicts) == 2
+    await store.close()
     await client.aclose()
 
 
@@ -156,6 +162,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again(clean_valkey_url: s
         verdicts = await asyncio.gather(store.take([counter("a", 3)]), store.take([counter("b", 9)]))
         assert verdicts[0].states[0].remaining == expected
         await client.script_flush()
+    await store.close()
     await client.aclose()
 
 
@@ -169,6 +176,7 @@ async def test_a_caller_that_goes_away_does_not_take_the_answer_from_others(clea
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
     assert all(isinstance(answer, Verdict) and answer.allowed for answer in answers[1::2])
+    await store.close()
     await client.aclose()
 
 

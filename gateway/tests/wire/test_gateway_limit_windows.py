@@ -52,7 +52,9 @@ async def simulated(kind: str, url: str) -> AsyncIterator[tuple[CounterStore, Wa
     async def add(microseconds: int) -> None:
         await client.incrby("{rl}:now", microseconds)
 
-    yield SimulatedRedisStore(client), add
+    store = SimulatedRedisStore(client)
+    yield store, add
+    await store.close()
     await client.aclose()
 
 

@@ -208,6 +208,7 @@ async def test_the_shared_store_agrees_with_the_pure_window(clean_valkey_url: st
         assert [(state.passed, state.remaining) for state in one.states] == [
             (state.passed, state.remaining) for state in two.states
         ]
+    await shared.close()
     await client.aclose()
 
 

@@ -50,6 +50,7 @@ HOLDERS: dict[str, set[Role]] = {
     "usage:read:tenant": {A, M, P},
     "usage:read:all": {P},
     "budgets:manage": {M, P},
+    "assistants:manage": {M},
     "users:manage": {M},
     "roles:manage": {M},
     "tenants:manage": {P},

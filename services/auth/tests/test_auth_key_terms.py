@@ -68,6 +68,11 @@ async def test_terms_are_stored_and_told_to_the_gateway(auth: Any) -> None:
     assert (dict(key.limits), key.budget_day_micros, key.budget_month_micros) == ({"chat": 5, "api": 50}, 7, 70)
     assert not key.signature_required
     assert dict((await auth.verify_key(made.secret)).limits) == {"chat": 5, "api": 50}
+    [created] = await auth.events_of(events_pb2.AuthApiKeyCreated)
+    assert (created.version, created.budget_day_micros, created.budget_month_micros) == (1, 7, 70)
+    await rotate(auth, caller, made.key.id)
+    [rotated] = await auth.events_of(events_pb2.AuthApiKeyChanged)
+    assert (rotated.version, rotated.budget_day_micros, rotated.budget_month_micros) == (2, 7, 70)
 
 
 async def test_update_changes_what_it_names_and_is_told(auth: Any) -> None:
@@ -82,6 +87,7 @@ async def test_update_changes_what_it_names_and_is_told(auth: Any) -> None:
     assert (changed.name, dict(changed.limits), changed.budget_day_micros) == ("new", {}, 9)
     events = await auth.events_of(events_pb2.AuthApiKeyChanged)
     assert [(event.key_id, event.change) for event in events] == [(made.key.id, "updated")] * 2
+    assert [(event.version, event.budget_day_micros, event.budget_month_micros) for event in events] == [(2, 0, 0), (3, 9, 0)]
     await update(auth, caller, made.key.id, name="new")
     assert len(await auth.events_of(events_pb2.AuthApiKeyChanged)) == 2
 

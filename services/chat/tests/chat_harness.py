@@ -14,15 +14,17 @@ import grpc.aio
 import orjson
 from opentelemetry.trace import NoOpTracer
 from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
 from sqlalchemy import text
 
 from wireroom_chat.app import assemble
-from wireroom_chat.domain.passages import Citation, Passage, Quote, SourceKind
+from wireroom_chat.domain.passages import Citation, Passage, Quote, SourceKind, Span
 from wireroom_chat.domain.request import Grounding
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.settings import ChatSettings
 from wireroom_common.clock import SystemClock
 from wireroom_common.db import Database
+from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal, PrincipalKind, set_current_principal
 from wireroom_common.rpc import (
     CallGuard,
@@ -46,6 +48,8 @@ TENANT = UUID("0198a000-0000-7000-8000-000000000001")
 OTHER_TENANT = UUID("0198a000-0000-7000-8000-000000000002")
 USER = UUID("0198a000-0000-7000-8000-0000000000aa")
 CALLER = Principal(PrincipalKind.USER, str(USER), TENANT, frozenset({"Analyst"}), frozenset({"llm:invoke"}))
+# A port where nobody listens.
+NO_REDIS = "redis://127.0.0.1:1/0"
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
@@ -77,6 +81,7 @@ class MemoryRetrieval:
         self.refuse_quotes = False
         self.asked: list[tuple[str, Grounding]] = []
         self.verified: list[list[Quote]] = []
+        self.checked: list[list[Span]] = []
         self._terms = Terms()
 
     async def retrieve(self, query: str, grounding: Grounding) -> list[Passage]:
@@ -91,6 +96,12 @@ class MemoryRetrieval:
         self.verified.append(list(quotes))
         return [None if self.refuse_quotes else self._verify(quote) for quote in quotes]
 
+    async def stand(self, spans: Sequence[Span]) -> bool:
+        self.checked.append(list(spans))
+        return all(
+            any(span.document_id == item.document_id and span.quote in item.text for item in self.passages) for span in spans
+        )
+
     def _verify(self, quote: Quote) -> Citation | None:
         for item in self.passages:
             start, end = quote.span
@@ -100,13 +111,22 @@ class MemoryRetrieval:
         return None
 
 
+class NoVectors:
+    """No model at hand: only the very same question finds a kept answer."""
+
+    async def vector(self, content: str) -> Sequence[float]:
+        del content
+        raise WireroomError(ErrorKind.UNAVAILABLE, "embedding_model_not_loaded", "No model in this test.")
+
+
 class TestInfra:
     """What the runtime would hand to the service."""
 
     __test__ = False
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, redis_url: str = NO_REDIS) -> None:
         self._database = database
+        self._redis = Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2)
         self.registry = CollectorRegistry()
         self.clock = SystemClock()
 
@@ -115,7 +135,7 @@ class TestInfra:
         return self._database
 
     def redis(self) -> Any:
-        raise AssertionError("The chat service uses no Redis.")
+        return self._redis
 
     def channel(self, service: str) -> grpc.aio.Channel:
         raise AssertionError(f"No channel to {service} in this test.")
@@ -124,7 +144,8 @@ class TestInfra:
         raise AssertionError(f"{service} keeps no files.")
 
     def secret(self, name: str) -> bytes:
-        raise AssertionError(f"The secret {name} is not needed.")
+        assert name == "master"
+        return b"master secret of the test, 32 bytes and more"
 
     def announce(self, message: str) -> None:
         raise AssertionError(message)
@@ -146,6 +167,8 @@ class ChatUnderTest:
     principal: Principal = CALLER
     infra: TestInfra | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    # For the stubs of other services.
+    channel: Any = None
 
     async def complete(self, **members: Any) -> dict[str, Any]:
         response = await self.complete_response(**members)
@@ -183,7 +206,7 @@ class ChatUnderTest:
         }
         async with self.database.system() as connection:
             found = (await connection.execute(text("SELECT type, data FROM outbox ORDER BY id"))).all()
-        return [(row.type, classes[row.type].FromString(bytes(row.data))) for row in found]
+        return [(row.type, classes[row.type].FromString(bytes(row.data))) for row in found if row.type in classes]
 
 
 async def aiter_of(call: Any) -> AsyncIterator[Any]:
@@ -212,15 +235,16 @@ async def chat_under_test(
     passages: Sequence[Passage],
     *,
     with_provider: bool = True,
+    redis_url: str = NO_REDIS,
     **settings: Any,
 ) -> AsyncIterator[ChatUnderTest]:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(ScriptedProvider())
-        infra = TestInfra(database)
+        infra = TestInfra(database, redis_url)
         retrieval = MemoryRetrieval(passages)
         chosen = provider_settings(provider, **settings) if with_provider else ChatSettings(**settings)
-        service = assemble(chosen, infra, retrieval)
+        service = assemble(chosen, infra, retrieval, NoVectors())
         assert service.start is not None
         assert service.stop is not None
         await service.start()
@@ -247,4 +271,6 @@ async def chat_under_test(
             tracer=NoOpTracer(),
         )
         stack.push_async_callback(channel.close)
-        yield ChatUnderTest(service, database, provider, retrieval, chat_pb2_grpc.InferenceServiceStub(channel), infra=infra)
+        yield ChatUnderTest(
+            service, database, provider, retrieval, chat_pb2_grpc.InferenceServiceStub(channel), infra=infra, channel=channel
+        )

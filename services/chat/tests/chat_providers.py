@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from wireroom_chat.adapters.provider import OpenAiProvider, ProviderSessions, ProviderTimeouts
+from wireroom_chat.adapters.providers.http import Endpoint, ProviderHttp, ProviderSessions
+from wireroom_chat.adapters.providers.openai import OpenAiProvider
+from wireroom_chat.domain.provider_timeouts import ProviderTimeouts
 from wireroom_common.clock import SystemClock
 
 
@@ -13,11 +15,5 @@ def provider_sessions() -> ProviderSessions:
 
 def open_provider(name: str, base_url: str, sessions: ProviderSessions) -> OpenAiProvider:
     """A provider on open connections, with short time limits."""
-    return OpenAiProvider(
-        name=name,
-        base_url=base_url,
-        api_key=None,
-        timeouts=ProviderTimeouts(2.0, 2.0, 2.0, 5.0),
-        sessions=sessions,
-        clock=SystemClock(),
-    )
+    endpoint = Endpoint(name, base_url, {}, ProviderTimeouts(2.0, 2.0, 2.0, 5.0))
+    return OpenAiProvider(ProviderHttp(endpoint, sessions, SystemClock()))

@@ -97,6 +97,8 @@ async def test_listed_models_name_built_in_and_provider_models(chat: ChatUnderTe
         ("news", "wireroom", True),
         ("docs", "wireroom", True),
         (MODEL, "scripted", False),
+        ("assistant/loan-advisor", "wireroom", True),
+        ("assistant/news-analyst", "wireroom", True),
     ]
 
 

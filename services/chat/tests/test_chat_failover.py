@@ -3,168 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
-import orjson
 import pytest
 import pytest_asyncio
-from chat_harness import CALLER, MemoryRetrieval, ask, passage
-from chat_providers import open_provider, provider_sessions
-from prometheus_client import CollectorRegistry
-from sqlalchemy import text
+from chat_harness import CALLER, ask
+from failover_rig import QUESTION, TOKENS, Suite, body_of, reasons_of, suite_of, text_of
 
-from wireroom_chat.adapters.ledger import SqlLedger
-from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.continuation import CONTINUE
-from wireroom_chat.domain.extractive import QuoteSelector
-from wireroom_chat.domain.pricing import Pricing
-from wireroom_chat.domain.providers import Alias, Candidate, Price, ProviderModel, Strategy
-from wireroom_chat.domain.terms import Terms, count_tokens
-from wireroom_chat.domain.wire import Links
-from wireroom_chat.metrics import ChatMetrics
-from wireroom_chat.ports import ChatProvider
-from wireroom_chat.usecases.completing import CompleteChat
-from wireroom_chat.usecases.generating import Generator
-from wireroom_chat.usecases.grounding import GroundedAnswer
-from wireroom_chat.usecases.quoting import NO_PROVIDER, QuotedAnswer
-from wireroom_chat.usecases.run import Runs
-from wireroom_chat.usecases.streams import End, Info, Streams
-from wireroom_common.clock import SystemClock
-from wireroom_common.db import Database
+from wireroom_chat.domain.terms import count_tokens
+from wireroom_chat.usecases.quoting import NO_PROVIDER
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.testing import eventually
 from wireroom_common.testing.plugin import MigratedDatabase
-from wireroom_common.testing.scripted_provider import ScriptedProvider
-
-PRICE = Price(1_000_000, 3_000_000, "test")
-QUESTION = "How much water does the Aurora pump deliver?"
-PASSAGES = [
-    passage(
-        1, "The Aurora pump delivers 14 litres per minute. Its motor draws 450 watts.", title="Aurora manual", dense_score=0.62
-    )
-]
-TOKENS = [f" word{number}" for number in range(200)]
-
-
-class Directory:
-    """The candidates of one alias, `pair`."""
-
-    def __init__(self, providers: Mapping[str, ChatProvider], *, prefill: bool = False) -> None:
-        self._providers = providers
-        candidates = [Candidate(ProviderModel(name, "m", PRICE, prefill=prefill)) for name in providers]
-        self._catalogue = Catalogue(candidates, [Alias("pair", tuple(candidates))], default="pair")
-
-    def catalogue(self) -> Catalogue:
-        return self._catalogue
-
-    def provider(self, candidate: Candidate) -> ChatProvider:
-        return self._providers[candidate.model.provider]
-
-
-class Health:
-    """Keeps the order and writes down what it hears."""
-
-    def __init__(self) -> None:
-        self.failures: list[tuple[str, str]] = []
-        self.successes: list[str] = []
-        self.blocked: set[str] = set()
-
-    def order(self, candidates: Any, strategy: Strategy) -> list[Candidate]:
-        assert strategy is Strategy.ORDERED
-        return list(candidates)
-
-    def blocked_for(self, candidate: Candidate) -> float:
-        return 60.0 if candidate.model.provider in self.blocked else 0.0
-
-    def succeeded(self, candidate: Candidate, *, first_token_seconds: float, tokens_out: int, seconds: float) -> None:
-        assert 0 <= first_token_seconds <= seconds
-        assert tokens_out >= 0
-        self.successes.append(candidate.model.provider)
-
-    def failed(self, candidate: Candidate, error: WireroomError) -> None:
-        self.failures.append((candidate.model.provider, error.code))
-
-
-class Suite:
-    """Two scripted providers, `a` and `b`, behind the alias `pair`."""
-
-    def __init__(
-        self, database: Database, a: ScriptedProvider, b: ScriptedProvider, providers: Mapping[str, ChatProvider]
-    ) -> None:
-        self.database, self.a, self.b = database, a, b
-        self.providers = providers
-        self.health = Health()
-        self.completing = self.build()
-
-    def build(self, *, prefill: bool = False) -> CompleteChat:
-        clock, terms = SystemClock(), Terms()
-        selector = QuoteSelector(terms)
-        retrieval = MemoryRetrieval(PASSAGES)
-        directory = Directory(self.providers, prefill=prefill)
-        self.runs = Runs(SqlLedger(self.database), Pricing(None), clock, ChatMetrics(CollectorRegistry()))
-        return CompleteChat(
-            directory=directory,
-            generator=Generator(directory, self.health, jitter=lambda: 0.0),
-            quoted=QuotedAnswer(retrieval, selector),
-            grounded=GroundedAnswer(retrieval, selector, terms),
-            runs=self.runs,
-            streams=Streams(),
-            links=Links("http://127.0.0.1:8000"),
-        )
-
-    async def stream(self, **members: Any) -> tuple[list[Info], list[dict[str, Any]], End | None]:
-        infos: list[Info] = []
-        chunks: list[dict[str, Any]] = []
-        end = None
-        async with aclosing(self.completing.stream(CALLER, _body(members))) as frames:
-            async for frame in frames:
-                if isinstance(frame.part, Info):
-                    infos.append(frame.part)
-                elif isinstance(frame.part, bytes):
-                    chunks.append(orjson.loads(frame.part))
-                else:
-                    end = frame.part
-        return infos, chunks, end
-
-    async def complete(self, **members: Any) -> tuple[dict[str, Any], Info]:
-        body, info = await self.completing.complete(CALLER, _body(members))
-        return orjson.loads(body), info
-
-    async def usage(self) -> list[Any]:
-        await self.runs.drain()
-        async with self.database.tenant(CALLER.tenant()) as connection:
-            return list((await connection.execute(text("SELECT * FROM usage ORDER BY generation_id, number"))).all())
-
-
-def _body(members: Mapping[str, Any]) -> bytes:
-    return orjson.dumps({"model": "pair", "messages": ask(QUESTION), **members})
-
-
-def _text(chunks: list[dict[str, Any]]) -> str:
-    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
-
-
-def _reasons(chunks: list[dict[str, Any]]) -> list[str]:
-    return [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
-
-
-@asynccontextmanager
-async def _suite(database: Database) -> AsyncIterator[Suite]:
-    async with AsyncExitStack() as stack:
-        a = await stack.enter_async_context(ScriptedProvider())
-        b = await stack.enter_async_context(ScriptedProvider())
-        sessions = provider_sessions()
-        await sessions.start()
-        stack.push_async_callback(sessions.stop)
-        providers = {name: open_provider(name, server.base_url, sessions) for name, server in (("a", a), ("b", b))}
-        yield Suite(database, a, b, providers)
 
 
 @pytest_asyncio.fixture
 async def suite(migrated_database: MigratedDatabase) -> AsyncIterator[Suite]:
-    async with _suite(await migrated_database("chat")) as made:
+    async with suite_of(await migrated_database("chat")) as made:
         yield made
 
 
@@ -176,8 +34,8 @@ async def test_stream_cut_at_any_token_is_continued_by_the_next_provider(suite: 
         suite.a.script(tokens=TOKENS, cut_after=cut, prompt_tokens=prompt)
         suite.b.script(tokens=TOKENS[cut:], prompt_tokens=prompt)
         infos, chunks, _ = await suite.stream(stream_options={"include_usage": True})
-        assert _text(chunks) == "".join(TOKENS), cut
-        assert _reasons(chunks) == ["stop"], cut
+        assert text_of(chunks) == "".join(TOKENS), cut
+        assert reasons_of(chunks) == ["stop"], cut
         assert [info.path for info in infos] == [("a/m",), ("a/m", "b/m")], cut
         roles = [choice["delta"]["role"] for chunk in chunks for choice in chunk["choices"] if choice["delta"].get("role")]
         assert roles == ["assistant"], cut
@@ -204,14 +62,14 @@ async def test_continuation_that_repeats_the_end_is_joined_without_it(suite: Sui
     suite.a.script(tokens=TOKENS, cut_after=50)
     suite.b.script(tokens=TOKENS[45:])
     _, chunks, _ = await suite.stream()
-    assert _text(chunks) == "".join(TOKENS)
+    assert text_of(chunks) == "".join(TOKENS)
 
 
 async def test_continuation_that_begins_anew_is_joined_without_the_repetition(suite: Suite) -> None:
     suite.a.script(tokens=TOKENS, cut_after=50)
     suite.b.script(tokens=TOKENS)
     _, chunks, _ = await suite.stream()
-    assert _text(chunks) == "".join(TOKENS)
+    assert text_of(chunks) == "".join(TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +85,12 @@ async def test_continuation_that_begins_anew_is_joined_without_the_repetition(su
 )
 async def test_what_cannot_be_joined_ends_with_an_error_after_the_first_token(suite: Suite, members: dict[str, Any]) -> None:
     suite.a.script(tokens=TOKENS, cut_after=3)
-    with pytest.raises(WireroomError) as caught:
-        await suite.stream(**members)
-    assert caught.value.kind is ErrorKind.UNAVAILABLE
+    _, chunks, end = await suite.stream(**members)
+    assert text_of(chunks).startswith(TOKENS[0])
+    assert TOKENS[3] not in text_of(chunks)
+    assert reasons_of(chunks) == []
+    assert end is not None
+    assert (end.status, end.error_kind, end.error_code) == ("failed", "unavailable", "provider_unavailable")
     assert suite.b.started == 0
 
 
@@ -237,7 +98,7 @@ async def test_before_the_first_token_even_tools_move_to_the_next_provider(suite
     suite.a.script(tokens=TOKENS, cut_after=0)
     suite.b.script(tokens=["ok"])
     _, chunks, _ = await suite.stream(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
-    assert _text(chunks) == "ok"
+    assert text_of(chunks) == "ok"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -247,7 +108,7 @@ async def test_refusals_move_to_the_next_provider(suite: Suite, status: int, str
     suite.b.script(tokens=["from b"])
     if stream:
         _, chunks, _ = await suite.stream()
-        assert _text(chunks) == "from b"
+        assert text_of(chunks) == "from b"
     else:
         answer, info = await suite.complete()
         assert answer["choices"][0]["message"]["content"] == "from b"
@@ -300,8 +161,8 @@ async def test_all_providers_down_ends_in_quotes(suite: Suite, model: str, strea
     suite.b.script(status=503)
     if stream:
         infos, chunks, _ = await suite.stream(model=model)
-        content, mode = _text(chunks), infos[0].answer_mode
-        assert _reasons(chunks) == ["stop"]
+        content, mode = text_of(chunks), infos[0].answer_mode
+        assert reasons_of(chunks) == ["stop"]
     else:
         answer, info = await suite.complete(model=model)
         content, mode = answer["choices"][0]["message"]["content"], info.answer_mode
@@ -327,7 +188,7 @@ async def test_leaving_callers_stop_every_generation_and_each_is_booked(suite: S
     leaving = 200
 
     async def leave(number: int) -> None:
-        async with aclosing(suite.completing.stream(CALLER, _body({}))) as frames:
+        async with aclosing(suite.completing.stream(CALLER, body_of({}))) as frames:
             seen = 0
             async for _ in frames:
                 seen += 1
@@ -340,3 +201,11 @@ async def test_leaving_callers_stop_every_generation_and_each_is_booked(suite: S
     assert len(rows) == leaving
     assert {row.status for row in rows} == {"cancelled"}
     assert all(row.tokens_in == prompt for row in rows)
+
+
+async def test_grounded_question_that_leans_on_earlier_ones_is_searched_with_their_topic(suite: Suite) -> None:
+    history = [*ask("How much water does the Aurora pump deliver?"), {"role": "assistant", "content": "14 litres per minute."}]
+    await suite.complete(model="grounded", messages=[*history, *ask("And what does its motor draw?")])
+    sought = suite.retrieval.asked[-1][0]
+    assert sought.startswith("And what does its motor draw?")
+    assert "Aurora" in sought

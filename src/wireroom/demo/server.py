@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import html
 from datetime import UTC, datetime
-from pathlib import Path
 
 from aiohttp import web
 
+from wireroom.demo import DOCUMENTS
 from wireroom.demo.content import ITEMS, rss
 from wireroom_common.errors import OperatorError
-
-DOCUMENTS = Path(__file__).parent / "documents"
 
 
 def application(base_url: str) -> web.Application:

@@ -32,7 +32,9 @@ class RaisedEpochs:
 
     def is_void(self, principal: Principal) -> bool:
         """Whether a credential with these epochs is void. A number not known here voids nothing."""
-        return self._below(principal.epoch, principal.subject) or self._below(principal.tenant_epoch, str(principal.tenant_id))
+        if not self._raises:
+            return False
+        return self._below(principal.epoch, principal.subject) or self._below(principal.tenant_epoch, principal.tenant_text)
 
     def add(self, subject: str, epoch: int, age: float = 0.0) -> bool:
         """Remember that the epoch of a user or tenant was raised `age` seconds ago; False if that was known. Never goes back."""

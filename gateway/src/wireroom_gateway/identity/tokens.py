@@ -47,6 +47,11 @@ def credential_refused(detail: str) -> WireroomError:
     return WireroomError(ErrorKind.UNAUTHENTICATED, "credential_invalid", detail)
 
 
+def expiry_of(verified_token: str) -> float:
+    """When a token that was verified ends: seconds since 1970, without leeway."""
+    return _time(_members(verified_token.split(".")[1]).get("exp"))
+
+
 @dataclass(frozen=True)
 class _Verified:
     principal: Principal
@@ -79,14 +84,14 @@ class TokenVerifier:
 
     async def verify(self, token: str) -> tuple[Principal, bool]:
         """The principal, and whether it came from the cache. UNAUTHENTICATED if the token is not good."""
-        if len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
-            raise credential_refused(
-                "The credential is neither an access token (a JWT) nor an API key (which begins with 'wr_')."
-            )
-        digest = hashlib.sha256(token.encode("ascii")).digest()
+        if len(token) > MAX_TOKEN_BYTES:
+            raise _not_a_token()
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         verified = self._cache.get(digest)
         cached = verified is not None
         if verified is None:
+            if not _COMPACT.fullmatch(token):
+                raise _not_a_token()
             try:
                 verified = await self._check(token)
             except TokenRejectedError as error:
@@ -154,6 +159,10 @@ class TokenVerifier:
             tenant_epoch=tenant_epoch,
         )
         return _Verified(principal, _time(claims.get("nbf")), _time(claims.get("exp")))
+
+
+def _not_a_token() -> WireroomError:
+    return credential_refused("The credential is neither an access token (a JWT) nor an API key (which begins with 'wr_').")
 
 
 def _check_signature(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
@@ -21,12 +22,12 @@ from wireroom_gateway.metrics import GatewayMetrics
 
 # After a failure the shared store is left alone for a moment: not every request shall wait for its time-out.
 _RETRY_AFTER = 1.0
+_MAX_PLANS = 4_096
 _NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class AppliedRow:
+class AppliedRow(NamedTuple):
     """A row of the policy as it applies to a caller."""
 
     bucket: Bucket
@@ -37,22 +38,37 @@ class AppliedRow:
     name: str
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The outcome for a request. `local`: the shared store was away. `rows` in the order of the verdict's states.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is charged for a caller's request, as long as the policy stays the same."""
 
-    `blocked`: this refusal was the last straw.
-    """
+    rows: Sequence[AppliedRow]
+    counters: tuple[Counter, ...]
+    violations: Violations | None
+    # Places of the rows that callers are told about: how busy the whole installation is, is nobody's business; what refuses nothing
+    # need not be heeded.
+    told: tuple[int, ...]
+    # The value of RateLimit-Policy.
+    policy_field: bytes
+
+
+class Decision(NamedTuple):
+    """The outcome for a request. `local`: the shared store was away. `blocked`: this refusal was the last straw."""
 
     verdict: Verdict
-    rows: Sequence[AppliedRow]
+    plan: Plan
     local: bool
     blocked: bool = False
 
     @property
+    def rows(self) -> Sequence[AppliedRow]:
+        """In the order of the verdict's states."""
+        return self.plan.rows
+
+    @property
     def standing(self) -> Sequence[tuple[AppliedRow, CounterState]]:
         """Each row with its counter."""
-        return list(zip(self.rows, self.verdict.states, strict=True))
+        return list(zip(self.plan.rows, self.verdict.states, strict=True))
 
 
 def caller_of(principal: Principal) -> str:
@@ -79,6 +95,9 @@ class Limiter:
         self._clock = clock
         self._metrics = metrics
         self._away_until = 0.0
+        # Made for `_planned`, by caller.
+        self._plans: dict[tuple[str, ...], Plan] = {}
+        self._planned: Policy | None = None
 
     @property
     def degraded(self) -> bool:
@@ -92,17 +111,11 @@ class Limiter:
 
         `key_limits`: the API key's own, requests per minute by bucket.
         """
-        policy = self._policy()
-        rows = _rows(policy, bucket, principal, client_ip, key_limits)
-        if not rows:
+        plan = self._plan(bucket, principal, client_ip, key_limits)
+        if not plan.rows:
             return None
-        counters = [Counter(f"{bucket}:{row.name}:{row.subject}", row.limit, row.scope in OWN_SCOPES) for row in rows]
+        counters, violations = plan.counters, plan.violations
         if not self.degraded:
-            rule = policy.blocks
-            violations = None
-            if rule.enabled and client_ip not in policy.allow:
-                subject = f"{network_of(client_ip)}:{caller_of(principal)}"
-                violations = Violations(subject, rule.violations, rule.window)
             try:
                 verdict = await self._shared.take(counters, violations)
             except (RedisError, OSError, TimeoutError) as error:
@@ -113,7 +126,7 @@ class Limiter:
                 if verdict.allowed:
                     self._local.note(counters)
                 last_straw = violations is not None and verdict.violations >= violations.threshold
-                return Decision(verdict, rows, local=False, blocked=last_straw)
+                return Decision(verdict, plan, local=False, blocked=last_straw)
         self._metrics.limit_fallbacks.inc()
         if bucket in FAIL_CLOSED:
             raise WireroomError(
@@ -122,13 +135,38 @@ class Limiter:
                 "Signing in is not possible at the moment. Try again.",
                 retry_after=2.0,
             )
-        return Decision(await self._local.take(counters), rows, local=True)
+        return Decision(await self._local.take(counters), plan, local=True)
+
+    def _plan(self, bucket: Bucket, principal: Principal, client_ip: str, key_limits: Mapping[str, int]) -> Plan:
+        policy = self._policy()
+        if policy is not self._planned:
+            self._plans.clear()
+            self._planned = policy
+        own = str(key_limits.get(bucket.value, "")) if key_limits else ""
+        key = (bucket, principal.kind, principal.subject, principal.tenant_text, principal.credential_id, client_ip, own)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = _new_plan(policy, _rows(policy, bucket, principal, client_ip, key_limits), principal, client_ip)
+            if len(self._plans) >= _MAX_PLANS:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = plan
+        return plan
+
+
+def _new_plan(policy: Policy, rows: Sequence[AppliedRow], principal: Principal, client_ip: str) -> Plan:
+    counters = tuple(Counter(f"{row.bucket}:{row.name}:{row.subject}", row.limit, row.scope in OWN_SCOPES) for row in rows)
+    rule, violations = policy.blocks, None
+    if rule.enabled and client_ip not in policy.allow:
+        violations = Violations(f"{network_of(client_ip)}:{caller_of(principal)}", rule.violations, rule.window)
+    told = tuple(place for place, row in enumerate(rows) if row.scope is not LimitScope.GLOBAL and not row.limit.shadow)
+    names = ", ".join(f'"{rows[place].name}";q={rows[place].limit.quota};w={rows[place].limit.window}' for place in told)
+    return Plan(rows, counters, violations, told, names.encode())
 
 
 def _rows(
     policy: Policy, bucket: Bucket, principal: Principal, client_ip: str, key_limits: Mapping[str, int]
 ) -> list[AppliedRow]:
-    tenant_id = str(principal.tenant_id) if principal.tenant_id is not None else ""
+    tenant_id = principal.tenant_text
     key_id = principal.credential_id if principal.kind is PrincipalKind.API_KEY else ""
     rows: list[AppliedRow] = []
 

@@ -56,6 +56,9 @@ class MemoryCounterStore:
             window = self._windows[counter.key] = SlidingWindow(quota, window_us)
         elif (window.quota, window.window_us) != (quota, window_us):
             window = self._windows[counter.key] = window.resized(quota, window_us)
+        else:
+            self._windows.move_to_end(counter.key)
+            return window
         self._windows.move_to_end(counter.key)
         while len(self._windows) > self._max_keys:
             self._windows.popitem(last=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from wireroom_gateway.access import Bucket
 from wireroom_gateway.limits.networks import AllowList
@@ -27,8 +28,7 @@ class LimitScope(StrEnum):
 OWN_SCOPES = frozenset({LimitScope.IP, LimitScope.USER, LimitScope.KEY})
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(NamedTuple):
     """At most `quota` requests in any `window` seconds. `shadow`: counted and measured, but nothing is refused."""
 
     quota: int

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import hiredis
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import ResponseError
 
+from wireroom_gateway.limits.connection import PipelinedConnection, packed
 from wireroom_gateway.limits.sliding import MICROSECONDS, slot_length
 from wireroom_gateway.limits.store import Counter, CounterState, Verdict, Violations
 
@@ -93,38 +93,55 @@ return answer
 """
 
 _SHADOW, _OWN = 1, 2
-# Requests that wait are sent together, so that a burst costs few round trips and no more connections.
-_BATCH = 128
-_BATCHES = 2
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    counters: Sequence[Counter]
-    keys: list[str]
-    arguments: list[int]
-    answer: asyncio.Future[Verdict]
+# Commands do not change from request to request of a caller.
+_MAX_COMMANDS = 4_096
 
 
 class RedisCounterStore:
-    """Raises what the client raises, or TimeoutError, when the server does not answer: what then happens is decided by the caller."""
+    """Raises what the client raises when the server does not answer: what then happens is decided by the caller.
+
+    It has a connection of its own, made like those of `client`, until `close`.
+    """
 
     # The server's clock, for all replicas the same; microseconds.
     CLOCK: ClassVar[str] = "local t = redis.call('TIME')\nlocal now = t[1] * 1000000 + t[2]\n"
 
     def __init__(self, client: Redis, *, timeout: float = 1.0) -> None:
-        self._client = client
-        self._timeout = timeout
-        self._source = self.CLOCK + _SCRIPT
+        self._connection = PipelinedConnection(client.connection_pool, timeout=timeout)
+        source = self.CLOCK + _SCRIPT
         # How Redis names a script.
-        self._digest = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
-        self._waiting: deque[_Waiting] = deque()
-        self._sending = 0
-        # The event loop itself holds tasks weakly.
-        self._senders: set[asyncio.Task[None]] = set()
+        self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self._load = packed("SCRIPT", "LOAD", source)
+        self._loading: asyncio.Future[Any] | None = None
+        self._commands: dict[tuple[tuple[Counter, ...], Violations | None], bytes] = {}
+
+    async def close(self) -> None:
+        """Cut the connection."""
+        self._connection.close()
 
     async def take(self, counters: Sequence[Counter], violations: Violations | None = None) -> Verdict:
         """As the port says."""
+        counted = tuple(counters)
+        command = self._commands.get((counted, violations))
+        if command is None:
+            command = self._command(counted, violations)
+        answer = await self._connection.send(command)
+        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
+            # A new server, or one whose scripts were flushed. What was refused so has charged nothing.
+            self._send_script()
+            answer = await self._connection.send(command)
+        if isinstance(answer, hiredis.ReplyError):
+            raise ResponseError(str(answer))
+        return _verdict(counted, answer)
+
+    def _send_script(self) -> None:
+        """Commands are carried out in order: what is sent after it will find it."""
+        if self._loading is None or self._loading.done():
+            self._loading = self._connection.send(self._load)
+            # If it fails, the command behind it tells.
+            self._loading.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
+
+    def _command(self, counters: tuple[Counter, ...], violations: Violations | None) -> bytes:
         keys: list[str] = []
         arguments = [
             len(counters),
@@ -140,72 +157,23 @@ class RedisCounterStore:
             arguments += (limit.quota, window, slot, _SHADOW * limit.shadow + _OWN * counter.own)
         if violations:
             keys.append(f"{{rl}}:violations:{violations.key}")
-        waiting = _Waiting(counters, keys, arguments, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        if self._sending < _BATCHES:
-            self._sending += 1
-            sender = asyncio.create_task(self._send())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
-        return await waiting.answer
-
-    async def _send(self) -> None:
-        try:
-            while self._waiting:
-                taken = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                # Who has gone away is not charged.
-                batch = [waiting for waiting in taken if not waiting.answer.done()]
-                if batch:
-                    await self._settle(batch)
-        finally:
-            # Here and not when the task is done: by then others could have counted on it.
-            self._sending -= 1
-
-    async def _settle(self, batch: Sequence[_Waiting]) -> None:
-        answers: Sequence[Any] = []
-        error: BaseException = ConnectionError("The counter store gave no answer.")
-        try:
-            async with asyncio.timeout(self._timeout):
-                answers = await self._ask(batch)
-        except Exception as failure:  # noqa: BLE001 - each caller gets it; of a task that failed there would only be a log line
-            error = failure
-        finally:
-            for index, waiting in enumerate(batch):
-                answer = answers[index] if index < len(answers) else error
-                if waiting.answer.done():
-                    continue
-                if isinstance(answer, BaseException):
-                    waiting.answer.set_exception(answer)
-                else:
-                    waiting.answer.set_result(_verdict(waiting.counters, answer))
-
-    async def _ask(self, batch: Sequence[_Waiting]) -> Sequence[Any]:
-        answers = await self._execute(batch)
-        unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if unknown:
-            # A new server, or one whose scripts were flushed. What was refused so has charged nothing.
-            await self._client.script_load(self._source)
-            again = await self._execute([batch[index] for index in unknown])
-            for index, answer in zip(unknown, again, strict=True):
-                answers[index] = answer
-        return answers
-
-    async def _execute(self, batch: Sequence[_Waiting]) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for waiting in batch:
-                pipeline.execute_command("EVALSHA", self._digest, len(waiting.keys), *waiting.keys, *waiting.arguments)
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
-        return answers
+        command = packed("EVALSHA", self._digest, len(keys), *keys, *arguments)
+        if len(self._commands) >= _MAX_COMMANDS:
+            del self._commands[next(iter(self._commands))]
+        self._commands[counters, violations] = command
+        return command
 
 
 def _verdict(counters: Sequence[Counter], answer: Sequence[int]) -> Verdict:
-    states = [
-        CounterState(
-            counter,
-            passed=bool(answer[3 * index + 1]),
-            remaining=max(0, counter.limit.quota - answer[3 * index + 2]),
-            reset=answer[3 * index + 3] / MICROSECONDS,
-        )
-        for index, counter in enumerate(counters)
-    ]
-    return Verdict(all(state.passed or state.counter.limit.shadow for state in states), states, answer[0])
+    states = []
+    allowed = True
+    position = 1
+    for counter in counters:
+        limit = counter.limit
+        passed = answer[position] == 1
+        if not passed and not limit.shadow:
+            allowed = False
+        left = limit.quota - answer[position + 1]
+        states.append(CounterState(counter, passed, max(0, left), answer[position + 2] / MICROSECONDS))
+        position += 3
+    return Verdict(allowed, states, answer[0])

@@ -55,17 +55,21 @@ class SlidingWindow:
     def charge(self, now_us: int) -> None:
         """Count one request. The caller has looked at `usage` before."""
         stamp = -(-now_us // self._slot) * self._slot
-        if self._log and self._log[-1][0] >= stamp:
-            self._log[-1][1] += 1
+        log = self._log
+        if log and log[-1][0] >= stamp:
+            log[-1][1] += 1
         else:
-            self._log.append([stamp, 1])
+            log.append([stamp, 1])
         self._count += 1
 
     def note(self, now_us: int) -> None:
         """Count one request that was let pass elsewhere. When full, it takes the place of the oldest one."""
-        if self.usage(now_us).count >= self.quota:
-            self._log[0][1] -= 1
+        log = self._log
+        while log and log[0][0] <= now_us - self.window_us:
+            self._count -= log.popleft()[1]
+        if self._count >= self.quota:
+            log[0][1] -= 1
             self._count -= 1
-            if not self._log[0][1]:
-                self._log.popleft()
+            if not log[0][1]:
+                log.popleft()
         self.charge(now_us)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from wireroom_gateway.limits.policy import Limit
 
 
-@dataclass(frozen=True)
-class Counter:
+class Counter(NamedTuple):
     """One row that applies to a request: whose requests are counted under `key`, and how many may be.
 
     `own`: a refusal by it is the caller's own doing, and counts as a violation.
@@ -21,8 +19,7 @@ class Counter:
     own: bool = True
 
 
-@dataclass(frozen=True)
-class Violations:
+class Violations(NamedTuple):
     """Under which `key` refusals are counted, and how many within `window` seconds are the last straw."""
 
     key: str
@@ -30,8 +27,7 @@ class Violations:
     window: int
 
 
-@dataclass(frozen=True)
-class CounterState:
+class CounterState(NamedTuple):
     """A counter after the request. `remaining` requests are left; `reset` seconds until the oldest one is forgotten."""
 
     counter: Counter
@@ -40,8 +36,7 @@ class CounterState:
     reset: float
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether the request may pass, and how each counter stands.
 
     Charged are all counters, or none; a full counter in shadow is never charged and refuses nothing. `violations`: refusals of this

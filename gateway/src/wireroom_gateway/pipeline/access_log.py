@@ -41,18 +41,20 @@ class AccessLog:
         try:
             await self._app(scope, receive, send)
         finally:
-            write = _log.error if state.status >= _SERVER_ERROR else _log.debug if state.template in _QUIET else _log.info
+            template, principal = state.template, state.principal
+            write = _log.error if state.status >= _SERVER_ERROR else _log.debug if template in _QUIET else _log.info
             write(
                 "http_request",
                 method=method_label(scope),
-                route=state.template,
-                path=shown_path(scope["path"]),
+                route=template,
+                # A template without parameters is a path itself, and hides nothing.
+                path=template if scope["path"] == template else shown_path(scope["path"]),
                 status=state.status,
                 ms=round((self._clock.monotonic() - start) * 1000, 2),
                 bytes=state.response_bytes,
                 client=state.client_ip,
-                principal=state.principal.kind.value,
-                subject=state.principal.subject,
-                tenant=str(state.principal.tenant_id or ""),
+                principal=principal.kind.value,
+                subject=principal.subject,
+                tenant=principal.tenant_text,
                 code=state.error_code,
             )

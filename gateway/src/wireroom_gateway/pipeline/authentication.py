@@ -12,9 +12,10 @@ from wireroom_common.principal import ANONYMOUS, PrincipalKind, set_current_prin
 from wireroom_gateway.access import Need
 from wireroom_gateway.identity.api_keys import PREFIX, ApiKeyVerifier
 from wireroom_gateway.identity.request_signatures import RequestSignatures, checked_body
-from wireroom_gateway.identity.tokens import TokenVerifier, credential_refused
+from wireroom_gateway.identity.tokens import TokenVerifier, credential_refused, expiry_of
 from wireroom_gateway.metrics import GatewayMetrics
-from wireroom_gateway.request_state import RequestState, request_state
+from wireroom_gateway.request_state import HANDSHAKE_KEY, RequestState, request_state
+from wireroom_gateway.websocket.tickets import SCHEME, Tickets
 
 
 class Authentication:
@@ -31,12 +32,16 @@ class Authentication:
         tokens: TokenVerifier,
         keys: ApiKeyVerifier,
         signatures: RequestSignatures,
+        tickets: Tickets,
+        token_leeway: float,
         metrics: GatewayMetrics,
     ) -> None:
         self._app = app
         self._tokens = tokens
         self._keys = keys
         self._signatures = signatures
+        self._tickets = tickets
+        self._leeway = token_leeway
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,6 +53,8 @@ class Authentication:
                 try:
                     if signed:
                         receive = await self._identify_signed(scope, receive, state, bare=not presented)
+                    elif HANDSHAKE_KEY in scope:
+                        await self._identify_for_long(presented, state)
                     else:
                         await self._identify(presented, state)
                 except WireroomError as error:
@@ -60,7 +67,7 @@ class Authentication:
     async def _identify(self, presented: list[bytes], state: RequestState) -> None:
         scheme, _, credential = presented[0].decode("latin-1").partition(" ")
         if len(presented) != 1 or scheme.lower() != "bearer":
-            self._metrics.credentials.labels("other", "refused").inc()
+            self._metrics.credential("other", "refused")
             raise credential_refused("Send one Authorization header: 'Bearer <access token or API key>'.")
         kind = "api_key" if credential.startswith(PREFIX) else "token"
         try:
@@ -73,9 +80,33 @@ class Authentication:
                     await self._narrow(state)
         except WireroomError as error:
             outcome = "refused" if error.kind is ErrorKind.UNAUTHENTICATED else "unavailable"
-            self._metrics.credentials.labels(kind, outcome).inc()
+            self._metrics.credential(kind, outcome)
             raise
-        self._metrics.credentials.labels(kind, "cached" if cached else "verified").inc()
+        self._metrics.credential(kind, "cached" if cached else "verified")
+
+    async def _identify_for_long(self, presented: list[bytes], state: RequestState) -> None:
+        """The handshake of a WebSocket: with a ticket for the credential, and the time at which the credential ends."""
+        scheme, _, credential = presented[0].decode("latin-1").partition(" ")
+        if len(presented) == 1 and scheme == SCHEME:
+            credential = await self._redeemed(credential, state)
+            presented = [f"Bearer {credential}".encode("ascii")]
+        await self._identify(presented, state)
+        if not credential.startswith(PREFIX):
+            state.credential_until = expiry_of(credential) + self._leeway
+        if state.principal.kind is PrincipalKind.API_KEY:
+            key, _ = await self._keys.named(UUID(state.principal.credential_id))
+            ends = [until for until in (state.credential_until, key.expires_at) if until is not None]
+            state.credential_until = min(ends, default=None)
+
+    async def _redeemed(self, ticket: str, state: RequestState) -> str:
+        try:
+            credential = await self._tickets.redeem(ticket, state.client_ip)
+        except WireroomError as error:
+            outcome = "refused" if error.kind is ErrorKind.UNAUTHENTICATED else "unavailable"
+            self._metrics.credential("ticket", outcome)
+            raise
+        self._metrics.credential("ticket", "verified")
+        return credential
 
     async def _narrow(self, state: RequestState) -> None:
         """A token that a key was exchanged for is worth no more than the key is now."""
@@ -94,8 +125,9 @@ class Authentication:
             request = await self._signatures.verify(scope)
         except WireroomError as error:
             outcome = "refused" if error.kind is ErrorKind.UNAUTHENTICATED else "unavailable"
-            self._metrics.credentials.labels("signature", outcome).inc()
+            self._metrics.credential("signature", outcome)
             raise
-        self._metrics.credentials.labels("signature", "cached" if request.cached else "verified").inc()
+        self._metrics.credential("signature", "cached" if request.cached else "verified")
         state.principal, state.limits = request.key.principal, request.key.limits
+        state.credential_until = request.key.expires_at
         return checked_body(receive, request.digests)

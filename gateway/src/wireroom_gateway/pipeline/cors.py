@@ -11,10 +11,33 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wireroom_gateway.problems import http_problem, render
+from wireroom_gateway.request_state import HANDSHAKE_KEY
 
-_EXPOSED = ("x-request-id", "x-answer-mode", "x-ratelimit-mode", "ratelimit", "ratelimit-policy", "retry-after", "location")
+_EXPOSED = (
+    "x-request-id",
+    "x-answer-mode",
+    "x-provider-path",
+    "x-cache",
+    "x-cost-micros",
+    "x-budget-remaining-micros",
+    "x-overhead-ms",
+    "x-ratelimit-mode",
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after",
+    "location",
+)
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_HEADERS = ("authorization", "content-type", "x-request-id", "idempotency-key")
+# The last ones are what OpenAI's client for browsers tells of itself.
+_STAINLESS = ("lang", "package-version", "os", "arch", "runtime", "runtime-version", "retry-count", "timeout", "helper-method")
+_HEADERS = (
+    "authorization",
+    "content-type",
+    "x-request-id",
+    "idempotency-key",
+    "x-citations-format",
+    *(f"x-stainless-{name}" for name in _STAINLESS),
+)
 _ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -30,14 +53,32 @@ def check_origins(origins: Sequence[str], *, plain_http: bool) -> None:
 
 
 class Cors:
-    """Without origins the stage is absent. Credentials travel in the Authorization header, never as cookies."""
+    """Without origins there is nothing to do for requests. Credentials travel in the Authorization header, never as cookies.
+
+    A browser asks nobody before it opens a WebSocket: from a page of another origin than those listed, and this one, it is refused.
+    """
 
     def __init__(self, app: ASGIApp, *, origins: Sequence[str] = (), plain_http: bool = False) -> None:
         check_origins(origins, plain_http=plain_http)
         self._inner: ASGIApp = _Checked(app, origins) if origins else app
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if HANDSHAKE_KEY in scope and not self._may_open(scope):
+            problem = http_problem(
+                403, "A page of this origin may not open a WebSocket here. See cors_origins.", code="origin_refused"
+            )
+            await render(scope, problem)(scope, receive, send)
+            return
         await self._inner(scope, receive, send)
+
+    def _may_open(self, scope: Scope) -> bool:
+        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        if not origins:
+            # No browser.
+            return True
+        own = [b"%s://%s" % (scope["scheme"].encode(), value.lower()) for name, value in scope["headers"] if name == b"host"]
+        return len(origins) == 1 and (origins[0].decode("latin-1") in self._origins or origins == own)
 
 
 class _Checked(CORSMiddleware):

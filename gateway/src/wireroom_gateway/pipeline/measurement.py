@@ -29,6 +29,7 @@ class Measurement:
         finally:
             seconds = self._clock.monotonic() - start
             self._metrics.in_progress.dec()
-            self._metrics.requests.labels(state.template, method, f"{state.status // 100}xx").inc()
-            self._metrics.seconds.labels(state.template, method).observe(seconds)
+            requests, durations = self._metrics.of_route(state.template, method, state.status // 100)
+            requests.inc()
+            durations.observe(seconds)
             self._reports.request(state, method, milliseconds=seconds * 1000)

@@ -6,13 +6,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import PrincipalKind
-from wireroom_gateway.access import Need
+from wireroom_gateway.access import WEBSOCKET, Need
 from wireroom_gateway.problems import http_problem
 from wireroom_gateway.request_state import request_state
 
 
 class Permissions:
-    """404 and 405 for what is not in the table, 401 without a good credential, 403 without the permission."""
+    """404, 405 and 426 for what is not in the table, 401 without a good credential, 403 without the permission."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -22,7 +22,11 @@ class Permissions:
         if state.match is None:
             raise http_problem(404, "There is nothing at this address. See /docs.", code="route_not_found")
         if state.route is None:
-            allowed = ", ".join(sorted(state.match.methods))
+            allowed = ", ".join(sorted(state.match.methods.keys() - {WEBSOCKET}))
+            if not allowed:
+                raise http_problem(
+                    426, "This address takes WebSockets only. See docs/reference/websocket.md.", headers={"upgrade": "websocket"}
+                )
             raise http_problem(405, f"This address takes {allowed}.", headers={"allow": allowed})
         need = state.route.access.need
         if need is not Need.NOTHING:

@@ -7,11 +7,11 @@ import re
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wireroom_common.ids import new_id
+from wireroom_common.ids import new_hex_id
 from wireroom_common.rpc.context import set_client_address, set_request_id
-from wireroom_gateway.access import RouteTable
+from wireroom_gateway.access import WEBSOCKET, RouteTable
 from wireroom_gateway.client_address import ClientAddresses
-from wireroom_gateway.request_state import RequestState, attach
+from wireroom_gateway.request_state import HANDSHAKE_KEY, RequestState, attach
 
 _SANE = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
@@ -26,16 +26,16 @@ class RequestId:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            # Nothing else is offered; an ASGI server ends such a connection when the application returns.
+            # Handshakes of WebSockets come as requests; an ASGI server ends anything else when the application returns.
             return
-        given = [value for name, value in scope["headers"] if name == b"x-request-id"]
-        request_id = given[0].decode() if len(given) == 1 and _SANE.fullmatch(given[0]) else new_id().hex
+        given = [entry[1] for entry in scope["headers"] if entry[0] == b"x-request-id"]
+        request_id = given[0].decode() if len(given) == 1 and _SANE.fullmatch(given[0]) else new_hex_id()
         origin = self._addresses.claim(scope)
         state = RequestState(request_id, origin.client)
         state.peer_ip, state.relayed = origin.peer, origin.relayed
         state.match = self._table.match(scope["path"])
         if state.match is not None:
-            state.route = state.match.methods.get(scope["method"])
+            state.route = state.match.methods.get(WEBSOCKET if HANDSHAKE_KEY in scope else scope["method"])
             if state.route is not None and state.route.access.deprecated is not None:
                 state.extra_headers += state.route.access.deprecated.headers()
         attach(scope, state)

@@ -22,7 +22,8 @@ class Tracing:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = request_state(scope)
-        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"}
+        parents = [value for name, value in scope["headers"] if name == b"traceparent"]
+        carrier = {"traceparent": parents[-1].decode("latin-1")} if parents else None
         method = method_label(scope)
         with self._tracer.start_as_current_span(
             f"{method} {state.template}",

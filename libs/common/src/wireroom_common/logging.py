@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -44,7 +46,7 @@ def configure(*, level: str, as_json: bool, service: str) -> None:
         structlog.stdlib.add_logger_name,
         _trace_ids,
         _redact,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Stamp(),
     ]
     pretty = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
     structlog.configure(
@@ -98,9 +100,33 @@ def _trace_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for key, value in event.items():
-        if value and isinstance(value, str) and any(word in key.lower() for word in _SECRET_KEYS):
+        if value and isinstance(value, str) and _is_secret(key):
             event[key] = "(hidden)"
     return event
+
+
+@lru_cache(maxsize=1_024)
+def _is_secret(key: str) -> bool:
+    return any(word in key.lower() for word in _SECRET_KEYS)
+
+
+class _Stamp:
+    """The time as RFC 3339, UTC, microseconds. The text of a second is made once."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            # The text first: another thread may come in between.
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._text, self._second = text, second
+        else:
+            text = self._text
+        event["timestamp"] = f"{text}.{nanoseconds // 1000:06d}Z"
+        return event
 
 
 def get_logger(name: str) -> Any:

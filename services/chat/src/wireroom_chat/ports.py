@@ -9,9 +9,10 @@ from enum import Enum
 from typing import Any, Protocol
 from uuid import UUID
 
+from wireroom_chat.domain.assistants import Assistant, AssistantConfig, AssistantVersion
 from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.frames import Frame
-from wireroom_chat.domain.passages import Citation, Passage, Quote
+from wireroom_chat.domain.passages import Citation, Passage, Quote, Span
 from wireroom_chat.domain.providers import Candidate, Strategy
 from wireroom_chat.domain.request import Grounding
 from wireroom_common.errors import WireroomError
@@ -27,6 +28,9 @@ class Retrieval(Protocol):
     async def verify(self, quotes: Sequence[Quote]) -> list[Citation | None]:
         """One entry per quote, in order: None where the quote does not stand in the stored text."""
 
+    async def stand(self, spans: Sequence[Span]) -> bool:
+        """Whether each span still stands in the stored text, and the caller may read it."""
+
 
 class ChatProvider(Protocol):
     """One provider through one of its keys; takes and gives OpenAI's shapes, whatever it speaks itself.
@@ -41,13 +45,24 @@ class ChatProvider(Protocol):
         """The chunks in order; each has a `choices` list. Closing the generator closes the connection at once."""
 
 
+class Embeddings(Protocol):
+    """Turns texts into vectors, in OpenAI's shapes."""
+
+    async def embed(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The embedding object for `input` (a text, texts, or tokens where the model takes them); failures are WireroomErrors."""
+
+
+class Provider(ChatProvider, Embeddings, Protocol):
+    """All that one provider does."""
+
+
 class ProviderDirectory(Protocol):
     """The configured providers, as of now."""
 
     def catalogue(self) -> Catalogue:
         """The current snapshot; no I/O."""
 
-    def provider(self, candidate: Candidate) -> ChatProvider:
+    def provider(self, candidate: Candidate) -> Provider:
         """The provider of a candidate of the current or a recent snapshot; UNAVAILABLE `provider_gone` when it was taken away."""
 
 
@@ -59,6 +74,9 @@ class ProviderHealth(Protocol):
 
     def blocked_for(self, candidate: Candidate) -> float:
         """Seconds for which it had better not be called; 0 when it may."""
+
+    def began(self, candidate: Candidate) -> None:
+        """It is being called now: after a failure only one call at a time may find out whether it works again."""
 
     def succeeded(self, candidate: Candidate, *, first_token_seconds: float, tokens_out: int, seconds: float) -> None:
         """A call ended well."""
@@ -191,9 +209,8 @@ class StreamRecord:
     `checkpoint` None: too large to be kept. It holds what people wrote, and is stored sealed.
     """
 
-    stream_id: str
     principal: Principal
-    origin: Origin
+    generation: Generation
     grace: float
     checkpoint: Mapping[str, Any] | None
 
@@ -232,8 +249,12 @@ class Written(Enum):
     GONE = "gone"
 
 
+class StreamBufferError(Exception):
+    """The buffer cannot be reached, or holds what cannot be read."""
+
+
 class StreamBuffer(Protocol):
-    """The frames of streams outside of the process, for all replicas. Every call may raise what its client raises, or TimeoutError."""
+    """The frames of streams outside of the process, for all replicas. Every call may raise StreamBufferError."""
 
     def handle(self, record: StreamRecord) -> BufferedStream:
         """For a new stream; it is known to others from its first `append` on."""
@@ -241,11 +262,14 @@ class StreamBuffer(Protocol):
     async def append(self, batches: Sequence[tuple[BufferedStream, Sequence[Frame]]]) -> list[Written]:
         """Add frames, in one round trip; repeating frames does not matter."""
 
+    async def forget(self, streams: Sequence[BufferedStream]) -> None:
+        """What is there of these streams is not complete: remove it, unless another replica has taken them over."""
+
     async def state(self, tenant_id: UUID, stream_id: str) -> StreamState | None:
         """None for a stream that is not there (any more)."""
 
     async def read(self, tenant_id: UUID, stream_id: str, after_seq: int) -> list[Frame]:
-        """Some frames after `after_seq`, in order; none when there are none yet. The first may have a greater number: then some are gone."""
+        """Some frames after `after_seq`, in order; none when there are none yet. Where the first one's number is greater, some are gone."""
 
     async def wait(self, tenant_id: UUID, stream_id: str, after_seq: int, seconds: float) -> list[Frame]:
         """As `read`, but waits for frames; none when none came."""
@@ -264,3 +288,94 @@ class StreamBuffer(Protocol):
 
     async def leave(self) -> None:
         """This replica ends; what it still runs may be taken over at once."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A file that a tool made for its user."""
+
+    id: UUID
+    name: str
+    media_type: str
+    data: bytes
+    created_at: datetime
+    expires_at: datetime
+
+
+class ArtefactStore(Protocol):
+    """Keeps artefacts until they expire; only their owner reaches them."""
+
+    async def keep(self, tenant_id: UUID, user_id: UUID, name: str, media_type: str, data: bytes) -> Artefact:
+        """Store it; RATE_LIMITED `artefacts_exhausted` when the user has too many that have not expired."""
+
+    async def get(self, tenant_id: UUID, user_id: UUID, artefact_id: UUID) -> Artefact:
+        """NOT_FOUND for everybody but its owner, and after its time."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose it is; nobody else reaches it."""
+
+    tenant_id: UUID
+    user_id: UUID
+
+
+@dataclass(frozen=True)
+class StoredResponse:
+    """A response of the Responses API, and the items it was made from; both as JSON."""
+
+    id: UUID
+    previous_id: UUID | None
+    created_at: datetime
+    items: bytes
+    response: bytes
+
+
+class ResponseStore(Protocol):
+    """Keeps responses until they are deleted or expire."""
+
+    async def add(self, owner: Owner, response: StoredResponse) -> None:
+        """Store it."""
+
+    async def get(self, owner: Owner, response_id: UUID) -> StoredResponse | None:
+        """None if there is none, or it is somebody else's."""
+
+    async def delete(self, owner: Owner, response_id: UUID) -> bool:
+        """False if there was none."""
+
+    async def conversation(self, owner: Owner, response_id: UUID) -> list[StoredResponse]:
+        """It and those before it, oldest first; the oldest still names a `previous_id` when that one is gone or there are too many."""
+
+
+class AssistantStore(Protocol):
+    """The assistants of tenants. Each call is one transaction; changes are audited in it."""
+
+    async def all(self, tenant_id: UUID) -> list[Assistant]:
+        """All of them with their active versions."""
+
+    async def find(self, tenant_id: UUID, name: str) -> Assistant | None:
+        """One of them with its newest versions and all active ones."""
+
+    async def version(self, tenant_id: UUID, name: str, number: int) -> AssistantVersion | None:
+        """One version."""
+
+    async def add_version(
+        self,
+        tenant_id: UUID,
+        user_id: UUID,
+        name: str,
+        config: AssistantConfig,
+        *,
+        weights: Mapping[int, int] | None,
+        create: bool,
+    ) -> AssistantVersion:
+        """The next version; `weights` for an assistant that is not there yet: None stands for this version alone.
+
+        `create`: CONFLICT `assistant_exists` if it is there. Otherwise it is made or extended.
+        """
+
+    async def set_weights(self, tenant_id: UUID, user_id: UUID, name: str, weights: Mapping[int, int], *, built_in: bool) -> None:
+        """Give the versions their shares. `built_in`: make the row of an assistant that is shipped, if there is none."""
+
+    async def delete(self, tenant_id: UUID, user_id: UUID, name: str) -> bool:
+        """Whether it was there."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 from wireroom_common.runtime.service import Infra, Periodic, Service
-from wireroom_protos.rag.v1 import rag_pb2_grpc
+from wireroom_protos.rag.v1 import embedding_pb2_grpc, rag_pb2_grpc
 from wireroom_rag.adapters.articles_rpc import NewsArticles
 from wireroom_rag.adapters.articles_sql import remove_articles
 from wireroom_rag.adapters.blobs import ObjectBlobs
@@ -23,10 +23,12 @@ from wireroom_rag.embedding.files import ModelFiles
 from wireroom_rag.embedding.provision import ensure_model
 from wireroom_rag.settings import RagSettings
 from wireroom_rag.transport.documents import DocumentServicer
+from wireroom_rag.transport.embedding import EmbeddingServicer
 from wireroom_rag.transport.events import ArticleEvents
 from wireroom_rag.transport.retrieval import RetrievalServicer
 from wireroom_rag.usecases.citations import ResolveCitation, VerifyCitations
 from wireroom_rag.usecases.delete import ORPHAN_AGE, DeleteDocument, SweepOrphans
+from wireroom_rag.usecases.embed import EmbedTexts
 from wireroom_rag.usecases.process import Processor
 from wireroom_rag.usecases.retrieve import Retrieve
 from wireroom_rag.usecases.upload import UploadDocument
@@ -114,11 +116,13 @@ def build(settings: RagSettings, infra: Infra) -> Service:
         verify=VerifyCitations(texts),
         resolve=ResolveCitation(texts),
     )
+    embedding_servicer = EmbeddingServicer(EmbedTexts(model.embedder, model.chunker))
     return Service(
         name="rag",
         rpc=(
             lambda server: rag_pb2_grpc.add_DocumentServiceServicer_to_server(document_servicer, server),
             lambda server: rag_pb2_grpc.add_RetrievalServiceServicer_to_server(retrieval_servicer, server),
+            lambda server: embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding_servicer, server),
         ),
         subscriptions=(ArticleEvents(database, worker.wake).subscription(),),
         periodic=(Periodic("rag_orphan_sweep", settings.sweep_seconds, sweep_orphans),),

@@ -46,6 +46,10 @@ class Chunker:
         """A query in parts that the model reads whole; usually one."""
         return [piece for _, piece in self._cut(query)]
 
+    def count_tokens(self, text: str) -> int:
+        """Tokens of the text itself, without the model's own marks."""
+        return self._tokens(text)
+
     def _cut(self, text: str) -> list[tuple[int, str]]:
         """Offsets and pieces: full ones, the last two evened out. A last one of a few words would be close to any query about them."""
         pieces = self._split(text, CHUNK_TOKENS)

@@ -9,11 +9,8 @@ import asyncio
 import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command, context
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import NullPool
@@ -21,6 +18,10 @@ from sqlalchemy.pool import NullPool
 from wireroom_common.db.database import Database, DatabaseUrl
 from wireroom_common.db.schema import service_roles
 from wireroom_common.errors import ErrorKind, WireroomError
+
+# Alembic is loaded where it is needed: 15 MB that a process without a database of its own has no use for.
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 # Any constant of our own; the second key is the schema's name hashed by PostgreSQL.
 _LOCK_NAMESPACE = 0x57524D
@@ -44,16 +45,22 @@ def bootstrap(admin_url: DatabaseUrl, services: Sequence[str], *, password: str 
 
 def upgrade(url: DatabaseUrl, service: str) -> None:
     """Bring `service`'s schema to the newest revision as `<svc>_owner`, under an advisory lock (others wait at most 60 s)."""
+    from alembic import command  # noqa: PLC0415 - see above
+
     _with_config(url, service, lambda config: command.upgrade(config, "head"))
 
 
 def downgrade(url: DatabaseUrl, service: str, revision: str = "base") -> None:
     """Take `service`'s schema back to `revision`."""
+    from alembic import command  # noqa: PLC0415 - see above
+
     _with_config(url, service, lambda config: command.downgrade(config, revision))
 
 
 def head_revision(service: str) -> str | None:
     """The newest revision this code knows."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - see above
+
     return ScriptDirectory.from_config(_config(service)).get_current_head()
 
 
@@ -75,6 +82,8 @@ async def require_current(database: Database) -> None:
 
 
 def _config(service: str) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - see above
+
     config = Config()
     location = Path(str(importlib.resources.files(f"wireroom_{service}"))) / "migrations"
     config.set_main_option("script_location", str(location).replace("%", "%%"))
@@ -104,6 +113,8 @@ def _with_config(url: DatabaseUrl, service: str, action: Any) -> None:
 
 def run_env() -> None:
     """The body of each service's `migrations/env.py`."""
+    from alembic import context  # noqa: PLC0415 - see above
+
     connection: Connection = context.config.attributes["connection"]
     schema: str = context.config.attributes["schema"]
     connection.exec_driver_sql(f"SET search_path = {schema}, public")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from typing import Any, Self, cast
 
 import grpc
 import grpc.aio
 from opentelemetry import trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from wireroom_common.errors import WireroomError
 from wireroom_common.principal import ANONYMOUS, Principal, current_principal
@@ -35,8 +35,6 @@ from wireroom_common.rpc.server import (
 from wireroom_common.rpc.signing import PRINCIPAL_KEY, PrincipalSigner
 
 _RESERVED = frozenset({PRINCIPAL_KEY, REQUEST_ID_KEY, CLIENT_ADDRESS_KEY, IDEMPOTENCY_KEY, "traceparent", "tracestate"})
-
-_propagator = TraceContextTextMapPropagator()
 
 
 def grpc_channel(target: str) -> grpc.aio.Channel:
@@ -121,6 +119,8 @@ class ServiceChannel(grpc.aio.Channel):
         )
 
     def _callable(self, method: str, inner: Any, deadline: float, *, request_streaming: bool = False) -> Any:
+        service, _, name = method.removeprefix("/").partition("/")
+
         def call(  # noqa: PLR0917 - signature of grpc
             request: Any = None,
             timeout: float | None = None,
@@ -134,8 +134,8 @@ class ServiceChannel(grpc.aio.Channel):
             if remaining is not None:
                 limit = min(limit, remaining)
             connected = self._inner.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
-            observation = _Observation(self._tracer, self._metrics, method)
-            with observation.failing():
+            observation = _Observation(self._tracer, self._metrics, service, name)
+            try:
                 inner_call = inner(
                     None if request_streaming else request,
                     timeout=limit,
@@ -144,6 +144,8 @@ class ServiceChannel(grpc.aio.Channel):
                     wait_for_ready=not connected if wait_for_ready is None else wait_for_ready,
                     compression=compression,
                 )
+            except BaseException as error:  # noqa: BLE001 - raised again, or what stands for it
+                raise observation.failed(error) from None
             state = _CallState(inner_call, observation)
             if request_streaming and request is not None:
                 state.helpers.append(asyncio.create_task(_pump(state, request)))
@@ -156,10 +158,8 @@ class ServiceChannel(grpc.aio.Channel):
     def _metadata(
         self, given: Iterable[tuple[str, str | bytes]], limit: float, span: trace.Span
     ) -> list[tuple[str, str | bytes]]:
-        carrier: dict[str, str] = {}
-        _propagator.inject(carrier, trace.set_span_in_context(span))
         entries = [(key, value) for key, value in given if key not in _RESERVED]
-        entries.extend(carrier.items())
+        _add_trace(entries, span.get_span_context())
         entries.append((PRINCIPAL_KEY, self._signed_principal(limit)))
         request_id = current_request_id()
         if request_id:
@@ -200,6 +200,14 @@ class ServiceChannel(grpc.aio.Channel):
         await self.close()
 
 
+def _add_trace(entries: list[tuple[str, str | bytes]], context: trace.SpanContext) -> None:
+    """W3C trace context, as the library's propagator writes it, without a context and a dictionary for each call."""
+    if context.is_valid:
+        entries.append(("traceparent", f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"))
+        if context.trace_state:
+            entries.append(("tracestate", context.trace_state.to_header()))
+
+
 def _principal() -> Principal:
     try:
         return current_principal()
@@ -210,16 +218,16 @@ def _principal() -> Principal:
 class _Observation:
     """Span and metrics of one call; the first `finish` counts."""
 
-    def __init__(self, tracer: trace.Tracer, metrics: ClientMetrics, full_method: str) -> None:
+    def __init__(self, tracer: trace.Tracer, metrics: ClientMetrics, service: str, method: str) -> None:
         self._metrics = metrics
-        self._service, _, self._method = full_method.removeprefix("/").partition("/")
-        self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
+        self._service = service
+        self._method = method
+        self._started = time.monotonic()
         self._finished = False
         self.span = tracer.start_span(
-            f"{self._service}/{self._method}",
+            f"{service}/{method}",
             kind=trace.SpanKind.CLIENT,
-            attributes={"rpc.system": "grpc", "rpc.service": self._service, "rpc.method": self._method},
+            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": method},
         )
 
     def finish(self, kind: str) -> None:
@@ -230,23 +238,14 @@ class _Observation:
         if kind not in (OK, CANCELLED):
             self.span.set_status(trace.StatusCode.ERROR)
         self.span.end()
-        self._metrics.observe(self._service, self._method, kind, self._loop.time() - self._started)
+        self._metrics.observe(self._service, self._method, kind, time.monotonic() - self._started)
 
-    @contextlib.contextmanager
-    def failing(self) -> Generator[None]:
-        """Around the start of the call: an error there is its end."""
-        try:
-            yield
-        except WireroomError as error:
-            self.finish(error.kind.value)
-            raise
-        except grpc.aio.UsageError:
-            unavailable = unavailable_error()
-            self.finish(unavailable.kind.value)
-            raise unavailable from None
-        except BaseException:
-            self.finish("internal")
-            raise
+    def failed(self, error: BaseException) -> BaseException:
+        """What to raise for an error at the start of the call, which is its end."""
+        if isinstance(error, grpc.aio.UsageError):
+            error = unavailable_error()
+        self.finish(error.kind.value if isinstance(error, WireroomError) else "internal")
+        return error
 
 
 class _CallState:
@@ -266,6 +265,8 @@ class _CallState:
 
     def finish(self, kind: str) -> None:
         self.observation.finish(kind)
+        if not self.helpers:
+            return
         current = asyncio.current_task()
         for helper in self.helpers:
             if helper is not current:

@@ -27,13 +27,20 @@ class _CallMetrics:
             registry=registry,
             buckets=_BUCKETS,
         )
+        # Looking a label set up costs more than counting.
+        self._children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
     def observe(self, service: str, method: str, kind: str, seconds: float) -> None:
         """Count one finished call. Service and method are names of a contract, `kind` is one of KINDS."""
-        if kind not in KINDS:
-            raise ValueError(f"{kind!r} is not an outcome of a call")
-        self._calls.labels(service, method, kind).inc()
-        self._duration.labels(service, method, kind).observe(seconds)
+        children = self._children.get((service, method, kind))
+        if children is None:
+            if kind not in KINDS:
+                raise ValueError(f"{kind!r} is not an outcome of a call")
+            children = self._calls.labels(service, method, kind), self._duration.labels(service, method, kind)
+            self._children[service, method, kind] = children
+        calls, duration = children
+        calls.inc()
+        duration.observe(seconds)
 
 
 class ServerMetrics(_CallMetrics):

@@ -84,13 +84,15 @@ class PrincipalSigner:
         # Steps of one half-life: calls with slightly different time limits share a signature.
         step = ceil(needed / half_life)
         now = self._clock.now().timestamp()
-        entry = self._cache.get((principal, step))
+        key = (principal, step)
+        entry = self._cache.get(key)
         if entry is None or entry.expires_at - now < needed:
             entry = self._make(principal, int(now + (step + 1) * half_life))
-            self._cache[principal, step] = entry
+            self._cache[key] = entry
+            # The order is that of making, which is nearly that of use: each is made anew after half a life.
+            self._cache.move_to_end(key)
             while len(self._cache) > self._capacity:
                 self._cache.popitem(last=False)
-        self._cache.move_to_end((principal, step))
         return entry.value
 
     def _make(self, principal: Principal, expires_at: int) -> _Entry:

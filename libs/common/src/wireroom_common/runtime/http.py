@@ -18,10 +18,12 @@ from wireroom_common.clock import Clock
 from wireroom_common.errors import OperatorError
 from wireroom_common.logging import get_logger
 from wireroom_common.runtime.http_accept import Acceptor
+from wireroom_common.runtime.http_answer import ShortAnswers
 from wireroom_common.runtime.http_guard import GuardedProtocol
 from wireroom_common.runtime.http_limits import HttpMetrics, ListenerState, Refusal, TrustedProxies
 from wireroom_common.runtime.http_proxy_protocol import Address
 from wireroom_common.runtime.http_tls import TlsIdentity, self_signed
+from wireroom_common.runtime.http_websocket import GuardedWebSocket
 from wireroom_common.runtime.service import HttpApp
 
 _BACKLOG = 2048
@@ -91,7 +93,7 @@ class _Server(uvicorn.Server):
     def sweep(self, now: float, elapsed: float) -> None:
         """Hold all connections against their deadlines."""
         for connection in list(self.server_state.connections):
-            if isinstance(connection, GuardedProtocol):
+            if isinstance(connection, (GuardedProtocol, GuardedWebSocket)):
                 # A machine that slept or a loop that was held up must not cost the clients their time.
                 connection.sweep(now, min(elapsed, 5 * self._sweep))
 
@@ -130,7 +132,13 @@ class HttpServers:
         self._drain_timeout = drain_timeout
         self._servers: list[_Server] = []
         limits = replace(http.limits, connections=_affordable(http.limits.connections))
-        self._shared = ListenerState(limits, HttpMetrics(registry or CollectorRegistry()), TrustedProxies(http.trusted_proxies))
+        self._shared = ListenerState(
+            limits,
+            HttpMetrics(registry or CollectorRegistry()),
+            TrustedProxies(http.trusted_proxies),
+            websocket_app=http.websocket_app,
+            websocket_limits=http.websocket_limits,
+        )
         self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> list[str]:
@@ -153,11 +161,17 @@ class HttpServers:
             raise OperatorError(f"Cannot listen on {self._http.host}:{port} for {scheme}: {detail}.") from error
         address = listener.getsockname()
         config = uvicorn.Config(
-            self._http.app,
+            ShortAnswers(self._http.app),
             loop="none",
             # The class itself is what `Acceptor` makes; the name has to be one that the library knows.
             http="httptools",
+            # `GuardedProtocol` hands over to `GuardedWebSocket` by itself.
             ws="none",
+            ws_max_size=self._http.websocket_limits.message_bytes,
+            ws_ping_interval=self._http.websocket_limits.ping_seconds,
+            ws_ping_timeout=self._http.websocket_limits.pong_seconds,
+            # A compressed message is small until it is read, and the compressor's memory would be most of a connection's.
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,

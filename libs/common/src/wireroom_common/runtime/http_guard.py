@@ -20,6 +20,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from wireroom_common.runtime.http_limits import PEER_KEY, REFUSAL_KEY, ListenerState, Refusal
+from wireroom_common.runtime.http_websocket import MAX_LINE, GuardedWebSocket, handshake_refusal
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
@@ -53,6 +54,9 @@ _HOST_MISMATCH = Refusal(400, "host_mismatch", "The address of the request names
 _TARGET_INVALID = Refusal(400, "target_invalid", "The address of a request begins with a slash.")
 _CONNECT = Refusal(
     405, "method_not_allowed", "This is no proxy.", headers=(("allow", "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"),)
+)
+_STOPPING = Refusal(
+    503, "stopping", "This server is about to stop. Connect again; another one answers.", headers=(("retry-after", "1"),)
 )
 _UPGRADE = Refusal(400, "upgrade_unsupported", "A request that asks for another protocol cannot have a body.")
 TOO_MANY_CONNECTIONS = Refusal(
@@ -113,7 +117,7 @@ class GuardedProtocol(HttpToolsProtocol):
         # Of these, at most so many bytes are the head's: what came since the read in which it began.
         self._pending = self._read = 0
         self._good_host = b""
-        self._upgrading = False
+        self._upgrading = self._websocket = False
         self._examined: list[tuple[bytes, bytes]] = []
         self._raw_bytes = self._body_bytes = self._chunks = 0
         self._swept_bytes = 0
@@ -150,8 +154,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._pending += size
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            if self._should_upgrade():
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._websocket and upgrade.args[0] < size:
+                # It did not wait for the answer: what follows may be a request in disguise.
+                self._refuse(MALFORMED)
+            elif self._websocket:
                 self.handle_websocket_upgrade()
         except httptools.HttpParserError as error:
             cause = error.__context__
@@ -209,6 +216,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.scope["method"] = self.parser.get_method().decode("ascii")
             raise _RefusedError(refusal)
         super().on_headers_complete()
+        if self._websocket:
+            return
         self._head_since = None
         self._begun = False
         self._in_body = True
@@ -292,7 +301,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # Refusals
 
-    def _examine(self) -> Refusal | None:  # noqa: C901, PLR0911 - a list of rules, each with its answer
+    def _examine(self) -> Refusal | None:  # noqa: C901, PLR0911, PLR0912 - a list of rules, each with its answer
         version = self.parser.get_http_version()
         if version not in _VERSIONS:
             return _VERSION
@@ -316,10 +325,39 @@ class GuardedProtocol(HttpToolsProtocol):
                 sized = True
         if host is None and version == "1.1":
             return _HOST_INVALID
-        self._upgrading = self.parser.should_upgrade() and not self._should_upgrade()
-        if sized and self._upgrading:
-            return _UPGRADE
+        if self.parser.should_upgrade():
+            self._websocket = self._should_upgrade()
+            self._upgrading = not self._websocket
+            if sized:
+                return _UPGRADE
+            if self._websocket:
+                return self._handshake_refusal()
         return None if self.url.startswith(b"/") else self._unusual_target(host)
+
+    def _handshake_refusal(self) -> Refusal | None:
+        if self._answering() or self.pipeline or not self.url.isascii() or not self.url.startswith(b"/"):
+            return MALFORMED
+        if len(self.url) > MAX_LINE or any(len(name) + len(value) > MAX_LINE for name, value in self.headers):
+            return _HEAD_TOO_LARGE
+        if self._shared.draining:
+            return _STOPPING
+        return handshake_refusal(self.parser.get_method(), self.parser.get_http_version(), self.headers)
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return self._shared.websocket_app is not None
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over; this object is done with it."""
+        self.connections.discard(self)
+        self._unset_keepalive_if_required()
+        on_lost, self._on_lost = self._on_lost, lambda: None
+        websocket = GuardedWebSocket(
+            self.config, self.server_state, self.loop, shared=self._shared, client=self.client, peer=self._peer, on_lost=on_lost
+        )
+        websocket.begin(self.transport, self.url, self.headers)
+        self.transport.set_protocol(websocket)
+        # The parser refers to this object, and nobody else shall.
+        self.parser = None  # type: ignore[assignment]  # as in the library
 
     def _head_too_large(self) -> bool:
         if len(self.headers) > self._limits.head_fields:

@@ -7,6 +7,7 @@ from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -43,6 +44,19 @@ class HttpLimits:
 
 
 @dataclass(frozen=True)
+class WebSocketLimits:
+    """Sizes in bytes, times in seconds. A message that is too large ends the connection with 1009, too slow a one with 4408."""
+
+    message_bytes: int = 64 * 1024
+    # The parts that one message may come in, and how long they may take; a part that stays incomplete keeps pings from being answered.
+    fragments: int = 64
+    message_seconds: float = 10.0
+    ping_seconds: float = 20.0
+    # For the answer to a ping; 4408 without.
+    pong_seconds: float = 20.0
+
+
+@dataclass(frozen=True)
 class Refusal:
     """Why the listener does not serve a request; the application renders it. `code` comes from a closed set."""
 
@@ -72,6 +86,9 @@ class ListenerState:
     limits: HttpLimits
     metrics: HttpMetrics
     trusted: TrustedProxies
+    # The application for WebSockets and its limits; None: an upgrade is ignored.
+    websocket_app: Any = None
+    websocket_limits: WebSocketLimits = field(default_factory=WebSocketLimits)
     draining: bool = False
     open: int = 0
     by_client: Tally[str] = field(default_factory=Tally)

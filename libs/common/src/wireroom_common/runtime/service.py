@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from wireroom_common.bus import Subscription
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
-from wireroom_common.runtime.http_limits import HttpLimits
+from wireroom_common.runtime.http_limits import HttpLimits, WebSocketLimits
 
 # `add_<Service>Servicer_to_server` as generated, bound to its servicer by the service: register(server) adds it.
 RpcRegistration = Callable[[grpc.aio.Server], None]
@@ -52,6 +52,9 @@ class HttpApp:
     trusted_proxies: tuple[str, ...] = ()
     # Connections begin with a header of the PROXY protocol, and come from trusted proxies only.
     proxy_protocol: bool = False
+    # For WebSockets: the application that gets their scopes. None: there are none, an upgrade is ignored.
+    websocket_app: Any = None
+    websocket_limits: WebSocketLimits = field(default_factory=WebSocketLimits)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A real local server that speaks OpenAI's chat completion API and answers by script: for tests only, never a product.
+"""A real local server that speaks OpenAI's API (and Anthropic's Messages) and answers by script: for tests only, never a product.
 
 In a test:
 
@@ -19,12 +19,14 @@ import asyncio
 import json
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
+
+from wireroom_common.testing import scripted_messages
 
 _MAX_QUEUE = 1000
 _MAX_RECORDED = 1000
@@ -55,6 +57,12 @@ class Script:
     prompt_tokens: int = 7
     # Sent before the first chunk, as some providers do.
     comment: str = ""
+    # Instead of text: calls of functions as in a message, `[{"id": …, "type": "function", "function": {"name": …, "arguments": …}}]`.
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    # A request with one of these members is refused with status 400.
+    refused_members: tuple[str, ...] = ()
+    # Of vectors; `dimensions` of a request goes before it.
+    dimensions: int = 8
 
     @classmethod
     def of(cls, members: Mapping[str, Any]) -> Script:
@@ -67,15 +75,32 @@ class Script:
         values = dict(members)
         if "tokens" in values:
             values["tokens"] = tuple(str(token) for token in values["tokens"])
+        if "tool_calls" in values:
+            values["tool_calls"] = tuple(values["tool_calls"])
+        if "refused_members" in values:
+            values["refused_members"] = tuple(values["refused_members"])
         return cls(**values)
 
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """One chat completion request as it arrived."""
+    """One request as it arrived. `authorization`: the header, or the key that Anthropic's clients send."""
 
     authorization: str
     body: dict[str, Any]
+
+
+@dataclass
+class Billed:
+    """What a request costs: its prompt, and the tokens that were sent before it ended in whatever way; refused ones nothing.
+
+    `status` is "running", "completed", "cut" (by the script), "aborted" (by the client) or "refused".
+    """
+
+    model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    status: str = "running"
 
 
 class ScriptedProvider:
@@ -94,6 +119,7 @@ class ScriptedProvider:
         self.completed = 0
         self.cancelled = 0
         self.requests: deque[RecordedRequest] = deque(maxlen=_MAX_RECORDED)
+        self.bill: deque[Billed] = deque(maxlen=_MAX_RECORDED)
 
     @property
     def base_url(self) -> str:
@@ -116,11 +142,14 @@ class ScriptedProvider:
         self._default = Script()
         self._queue.clear()
         self.requests.clear()
+        self.bill.clear()
         self.started = self.completed = self.cancelled = 0
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_post("/v1/chat/completions", self._completions)
+        app.router.add_post("/v1/messages", self._completions)
+        app.router.add_post("/v1/embeddings", self._embeddings)
         app.router.add_get("/v1/models", self._list_models)
         app.router.add_post("/script", self._take_script)
         app.router.add_post("/reset", self._take_reset)
@@ -143,46 +172,68 @@ class ScriptedProvider:
             body = await request.json()
         except json.JSONDecodeError:
             return web.json_response({"error": {"message": "not JSON", "type": "invalid_request_error"}}, status=400)
-        self.requests.append(RecordedRequest(request.headers.get("Authorization", ""), body))
+        credential = request.headers.get("Authorization", "") or request.headers.get("x-api-key", "")
+        self.requests.append(RecordedRequest(credential, body))
         script = self._queue.popleft() if self._queue else self._default
+        bill = Billed(body.get("model", ""))
+        self.bill.append(bill)
         self.live += 1
         self.started += 1
         try:
+            refused = script.status != 200 or any(member in body for member in script.refused_members)  # noqa: PLR2004 - HTTP OK
+            if not refused:
+                bill.prompt_tokens = script.prompt_tokens
             await self._pause(script.first_byte_delay)
-            if script.status != 200:  # noqa: PLR2004 - HTTP OK
+            if refused:
+                bill.status = "refused"
                 answer: web.StreamResponse = web.Response(
-                    status=script.status, headers=dict(script.headers), text=script.error_body, content_type="application/json"
+                    status=400 if script.status == 200 else script.status,  # noqa: PLR2004 - HTTP OK
+                    headers=dict(script.headers),
+                    text=script.error_body,
+                    content_type="application/json",
                 )
+            elif request.path == "/v1/messages":
+                answer = await (self._stream_message if body.get("stream") else self._whole_message)(request, body, script, bill)
             elif body.get("stream"):
-                answer = await self._stream(request, body, script)
+                answer = await self._stream(request, body, script, bill)
             else:
-                answer = await self._whole(request, body, script)
+                answer = await self._whole(request, body, script, bill)
         except (asyncio.CancelledError, ConnectionError):
             self.cancelled += 1
+            bill.status = "aborted"
             raise
         else:
             self.completed += 1
+            if bill.status == "running":
+                bill.status = "cut"
             return answer
         finally:
             self.live -= 1
 
-    async def _whole(self, request: web.Request, body: Mapping[str, Any], script: Script) -> web.Response:
+    async def _whole(self, request: web.Request, body: Mapping[str, Any], script: Script, bill: Billed) -> web.Response:
         for position in range(len(script.tokens)):
             await self._fault(request, script, position)
             await self._pause(script.token_delay)
         await self._fault(request, script, len(script.tokens))
         if script.wrong_json:
             return web.Response(text=script.wrong_json, content_type="application/json")
-        message = {"role": "assistant", "content": "".join(script.tokens), "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(script.tokens), "refusal": None}
+        if script.tool_calls:
+            message |= {"content": None, "tool_calls": list(script.tool_calls)}
+        logprobs = {"content": [_logprob(token) for token in script.tokens], "refusal": None} if body.get("logprobs") else None
         answer = {
             **_head(body, "chat.completion"),
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": script.finish_reason}],
+            "choices": [
+                {"index": index, "message": message, "logprobs": logprobs, "finish_reason": _reason(script)}
+                for index in range(body.get("n") or 1)
+            ],
         }
         if script.usage:
             answer["usage"] = _usage(script)
-        return web.json_response(answer)
+        bill.completion_tokens, bill.status = len(script.tokens) * len(answer["choices"]), "completed"
+        return web.json_response(answer, headers=dict(script.headers))
 
-    async def _stream(self, request: web.Request, body: Mapping[str, Any], script: Script) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, body: Mapping[str, Any], script: Script, bill: Billed) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", **script.headers}
         )
@@ -193,20 +244,73 @@ class ScriptedProvider:
             await response.write(f"data: {script.wrong_json}\n\n".encode())
             return response
         head = _head(body, "chat.completion.chunk")
-        await response.write(_event(head, {"role": "assistant", "content": ""}))
-        for position, token in enumerate(script.tokens):
+        choices = range(body.get("n") or 1)
+        opening = {"role": "assistant", "content": None if script.tool_calls else ""}
+        await response.write(_each(head, choices, opening) + b"".join(_event(head, delta) for delta in _call_deltas(script)))
+        for position, token in enumerate(script.tokens if not script.tool_calls else ()):
             if await self._fault(request, script, position):
                 return response
             if position == script.invalid_after:
                 await response.write(b"data: {not json\n\n")
             await self._pause(script.token_delay)
-            await response.write(_event(head, {"content": token}))
+            logprobs = {"content": [_logprob(token)], "refusal": None} if body.get("logprobs") else None
+            await response.write(_each(head, choices, {"content": token}, logprobs=logprobs))
+            bill.completion_tokens += len(choices)
         if await self._fault(request, script, len(script.tokens)):
             return response
-        await response.write(_event(head, {}, script.finish_reason))
+        await response.write(_each(head, choices, {}, _reason(script)))
+        bill.status = "completed"
+        if script.tool_calls:
+            bill.completion_tokens = len(script.tokens)
         if script.usage and (body.get("stream_options") or {}).get("include_usage"):
             await response.write(b"data: " + json.dumps({**head, "choices": [], "usage": _usage(script)}).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+    async def _whole_message(self, request: web.Request, body: Mapping[str, Any], script: Script, bill: Billed) -> web.Response:
+        for position in range(len(script.tokens) + 1):
+            await self._fault(request, script, position)
+            await self._pause(script.token_delay)
+        if script.wrong_json:
+            return web.Response(text=script.wrong_json, content_type="application/json")
+        tokens = (script.prompt_tokens, len(script.tokens))
+        answer = scripted_messages.message(
+            body.get("model", ""), "".join(script.tokens), script.tool_calls, _reason(script), tokens
+        )
+        bill.completion_tokens, bill.status = len(script.tokens), "completed"
+        return web.json_response(answer, headers=dict(script.headers))
+
+    async def _stream_message(
+        self, request: web.Request, body: Mapping[str, Any], script: Script, bill: Billed
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", **script.headers}
+        )
+        await response.prepare(request)
+        if script.wrong_json:
+            await response.write(f"data: {script.wrong_json}\n\n".encode())
+            return response
+        await response.write(scripted_messages.opening(body.get("model", ""), script.prompt_tokens))
+        if script.tool_calls:
+            await response.write(scripted_messages.tool_blocks(script.tool_calls))
+            bill.completion_tokens = len(script.tokens)
+        else:
+            await response.write(scripted_messages.text_start())
+        for position, token in enumerate(script.tokens if not script.tool_calls else ()):
+            if await self._fault(request, script, position):
+                return response
+            if position == script.invalid_after:
+                await response.write(b"data: {not json\n\n")
+            await self._pause(script.token_delay)
+            await response.write(scripted_messages.text_delta(token))
+            bill.completion_tokens += 1
+        if await self._fault(request, script, len(script.tokens)):
+            return response
+        if not script.tool_calls:
+            await response.write(scripted_messages.text_stop())
+        bill.status = "completed"
+        await response.write(scripted_messages.closing(_reason(script), len(script.tokens)))
         await response.write_eof()
         return response
 
@@ -223,6 +327,32 @@ class ScriptedProvider:
     async def _pause(self, seconds: float) -> None:
         if seconds > 0:
             await asyncio.sleep(seconds)
+
+    async def _embeddings(self, request: web.Request) -> web.Response:
+        """Vectors made from the length of each input; always numbers, whatever encoding was asked for, as some providers do."""
+        body = await request.json()
+        self.requests.append(RecordedRequest(request.headers.get("Authorization", ""), body))
+        script = self._queue.popleft() if self._queue else self._default
+        self.started += 1
+        await self._pause(script.first_byte_delay)
+        self.completed += 1
+        if script.status != 200:  # noqa: PLR2004 - HTTP OK
+            return web.Response(
+                status=script.status, headers=dict(script.headers), text=script.error_body, content_type="application/json"
+            )
+        if script.wrong_json:
+            return web.Response(text=script.wrong_json, content_type="application/json")
+        given = body["input"]
+        inputs = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+        size = body.get("dimensions") or script.dimensions
+        data = [
+            {"object": "embedding", "index": index, "embedding": [len(item) / (place + 1) for place in range(size)]}
+            for index, item in enumerate(inputs)
+        ]
+        usage = {"prompt_tokens": script.prompt_tokens, "total_tokens": script.prompt_tokens}
+        self.bill.append(Billed(body.get("model", ""), script.prompt_tokens, 0, "completed"))
+        answer = {"object": "list", "data": data, "model": body.get("model"), "usage": usage}
+        return web.json_response(answer)
 
     async def _list_models(self, request: web.Request) -> web.Response:
         del request
@@ -254,6 +384,7 @@ class ScriptedProvider:
                 "completed": self.completed,
                 "cancelled": self.cancelled,
                 "queued": len(self._queue),
+                "bill": [vars(item) for item in self.bill],
                 "requests": [{"authorization": item.authorization, "body": item.body} for item in list(self.requests)[-20:]],
             }
         )
@@ -263,9 +394,43 @@ def _head(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {"id": "chatcmpl-scripted", "object": kind, "created": _CREATED, "model": body.get("model", "scripted-model")}
 
 
-def _event(head: Mapping[str, Any], delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _event(
+    head: Mapping[str, Any],
+    delta: Mapping[str, Any],
+    finish_reason: str | None = None,
+    *,
+    index: int = 0,
+    logprobs: Mapping[str, Any] | None = None,
+) -> bytes:
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
     return b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n"
+
+
+def _each(head: Mapping[str, Any], choices: Iterable[int], *args: Any, **kwargs: Any) -> bytes:
+    return b"".join(_event(head, *args, index=index, **kwargs) for index in choices)
+
+
+def _logprob(token: str) -> dict[str, Any]:
+    other = {"token": "other", "logprob": -2.5, "bytes": list(b"other")}
+    return {"token": token, "logprob": -0.25, "bytes": list(token.encode()), "top_logprobs": [other]}
+
+
+def _call_deltas(script: Script) -> list[dict[str, Any]]:
+    """Each call begins with its name and goes on with its arguments in two pieces."""
+    deltas = []
+    for index, call in enumerate(script.tool_calls):
+        arguments = call["function"]["arguments"]
+        half = len(arguments) // 2
+        first = {**call, "index": index, "function": {"name": call["function"]["name"], "arguments": ""}}
+        deltas.append({"tool_calls": [first]})
+        deltas += [
+            {"tool_calls": [{"index": index, "function": {"arguments": piece}}]} for piece in (arguments[:half], arguments[half:])
+        ]
+    return deltas
+
+
+def _reason(script: Script) -> str:
+    return "tool_calls" if script.tool_calls else script.finish_reason
 
 
 def _usage(script: Script) -> dict[str, int]:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from wireroom_protos.chat.v1 import chat_pb2 as wireroom__protos_dot_chat_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*wireroom_protos/chat/v1/conversation.proto\x12\x17wireroom_protos.chat.v1\x1a\"wireroom_protos/chat/v1/chat.proto\"\x9e\x01\n\x0bStreamFrame\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x37\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x12\x31\n\x03\x65nd\x18\x04 \x01(\x0b\x32\".wireroom_protos.chat.v1.StreamEndH\x00\x42\x06\n\x04part\"n\n\tStreamEnd\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x12\n\nerror_kind\x18\x02 \x01(\x05\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\x14\n\x0c\x65rror_detail\x18\x04 \x01(\t\x12\x13\n\x0bretry_after\x18\x05 \x01(\x01\"T\n\x0bSendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tgrounding\x18\x03 \x01(\x0c\x12\r\n\x05model\x18\x04 \x01(\t\"\x94\x01\n\x0cSendResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x35\n\x04info\x18\x03 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\x12\x17\n\x0fuser_message_id\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\"Z\n\x11StreamSendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tgrounding\x18\x03 \x01(\x0c\x12\r\n\x05model\x18\x04 \x01(\t\"\x8a\x01\n\x12StreamSendResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x02 \x01(\t\x12\x33\n\x05\x66rame\x18\x03 \x01(\x0b\x32$.wireroom_protos.chat.v1.StreamFrame\x12\x12\n\nsession_id\x18\x04 \x01(\t\"5\n\rResumeRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\"E\n\x0eResumeResponse\x12\x33\n\x05\x66rame\x18\x01 \x01(\x0b\x32$.wireroom_protos.chat.v1.StreamFrame\"\"\n\rCancelRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse2\xcb\x01\n\x0b\x43hatService\x12S\n\x04Send\x12$.wireroom_protos.chat.v1.SendRequest\x1a%.wireroom_protos.chat.v1.SendResponse\x12g\n\nStreamSend\x12*.wireroom_protos.chat.v1.StreamSendRequest\x1a+.wireroom_protos.chat.v1.StreamSendResponse0\x01\x32\xc7\x01\n\rStreamService\x12[\n\x06Resume\x12&.wireroom_protos.chat.v1.ResumeRequest\x1a\'.wireroom_protos.chat.v1.ResumeResponse0\x01\x12Y\n\x06\x43\x61ncel\x12&.wireroom_protos.chat.v1.CancelRequest\x1a\'.wireroom_protos.chat.v1.CancelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*wireroom_protos/chat/v1/conversation.proto\x12\x17wireroom_protos.chat.v1\x1a\"wireroom_protos/chat/v1/chat.proto\"\x9e\x01\n\x0bStreamFrame\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x37\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x12\x31\n\x03\x65nd\x18\x04 \x01(\x0b\x32\".wireroom_protos.chat.v1.StreamEndH\x00\x42\x06\n\x04part\"n\n\tStreamEnd\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x12\n\nerror_kind\x18\x02 \x01(\x05\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\x14\n\x0c\x65rror_detail\x18\x04 \x01(\t\x12\x13\n\x0bretry_after\x18\x05 \x01(\x01\"T\n\x0bSendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tgrounding\x18\x03 \x01(\x0c\x12\r\n\x05model\x18\x04 \x01(\t\"\x94\x01\n\x0cSendResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x35\n\x04info\x18\x03 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\x12\x17\n\x0fuser_message_id\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\"Z\n\x11StreamSendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tgrounding\x18\x03 \x01(\x0c\x12\r\n\x05model\x18\x04 \x01(\t\"\x8a\x01\n\x12StreamSendResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x02 \x01(\t\x12\x33\n\x05\x66rame\x18\x03 \x01(\x0b\x32$.wireroom_protos.chat.v1.StreamFrame\x12\x12\n\nsession_id\x18\x04 \x01(\t\"i\n\rResumeRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\x12\x32\n\x04tail\x18\x03 \x03(\x0b\x32$.wireroom_protos.chat.v1.StreamFrame\"E\n\x0eResumeResponse\x12\x33\n\x05\x66rame\x18\x01 \x01(\x0b\x32$.wireroom_protos.chat.v1.StreamFrame\"\"\n\rCancelRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse2\xcb\x01\n\x0b\x43hatService\x12S\n\x04Send\x12$.wireroom_protos.chat.v1.SendRequest\x1a%.wireroom_protos.chat.v1.SendResponse\x12g\n\nStreamSend\x12*.wireroom_protos.chat.v1.StreamSendRequest\x1a+.wireroom_protos.chat.v1.StreamSendResponse0\x01\x32\xc7\x01\n\rStreamService\x12[\n\x06Resume\x12&.wireroom_protos.chat.v1.ResumeRequest\x1a\'.wireroom_protos.chat.v1.ResumeResponse0\x01\x12Y\n\x06\x43\x61ncel\x12&.wireroom_protos.chat.v1.CancelRequest\x1a\'.wireroom_protos.chat.v1.CancelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,15 +45,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMSENDRESPONSE']._serialized_start=710
   _globals['_STREAMSENDRESPONSE']._serialized_end=848
   _globals['_RESUMEREQUEST']._serialized_start=850
-  _globals['_RESUMEREQUEST']._serialized_end=903
-  _globals['_RESUMERESPONSE']._serialized_start=905
-  _globals['_RESUMERESPONSE']._serialized_end=974
-  _globals['_CANCELREQUEST']._serialized_start=976
-  _globals['_CANCELREQUEST']._serialized_end=1010
-  _globals['_CANCELRESPONSE']._serialized_start=1012
-  _globals['_CANCELRESPONSE']._serialized_end=1028
-  _globals['_CHATSERVICE']._serialized_start=1031
-  _globals['_CHATSERVICE']._serialized_end=1234
-  _globals['_STREAMSERVICE']._serialized_start=1237
-  _globals['_STREAMSERVICE']._serialized_end=1436
+  _globals['_RESUMEREQUEST']._serialized_end=955
+  _globals['_RESUMERESPONSE']._serialized_start=957
+  _globals['_RESUMERESPONSE']._serialized_end=1026
+  _globals['_CANCELREQUEST']._serialized_start=1028
+  _globals['_CANCELREQUEST']._serialized_end=1062
+  _globals['_CANCELRESPONSE']._serialized_start=1064
+  _globals['_CANCELRESPONSE']._serialized_end=1080
+  _globals['_CHATSERVICE']._serialized_start=1083
+  _globals['_CHATSERVICE']._serialized_end=1286
+  _globals['_STREAMSERVICE']._serialized_start=1289
+  _globals['_STREAMSERVICE']._serialized_end=1488
 # @@protoc_insertion_point(module_scope)

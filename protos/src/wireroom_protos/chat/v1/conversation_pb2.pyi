@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from wireroom_protos.chat.v1 import chat_pb2 as _chat_pb2
 import builtins as _builtins
 import sys
@@ -219,18 +221,26 @@ class ResumeRequest(_message.Message):
 
     STREAM_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     after_seq: _builtins.int
     """Frames up to and with this one are known to the caller; 0 for none."""
+    @_builtins.property
+    def tail(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamFrame]:
+        """The last frames up to that one, as they came, for a caller whose call broke off: a process that dies has sent frames that no other
+        one knows yet. They are taken over, or CONFLICT `stream_diverged` tells that the answer went on differently.
+        """
+
     def __init__(
         self,
         *,
         stream_id: _builtins.str = ...,
         after_seq: _builtins.int = ...,
+        tail: _abc.Iterable[Global___StreamFrame] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "stream_id", b"stream_id", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -412,8 +412,16 @@ class AuthApiKeyCreated(_message.Message):
     OWNER_ID_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BUDGET_DAY_MICROS_FIELD_NUMBER: _builtins.int
+    BUDGET_MONTH_MICROS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     owner_id: _builtins.str
+    version: _builtins.int
+    """Of the key's terms: it grows with each change."""
+    budget_day_micros: _builtins.int
+    """In millionths of the currency unit; 0 for none."""
+    budget_month_micros: _builtins.int
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -425,10 +433,13 @@ class AuthApiKeyCreated(_message.Message):
         owner_id: _builtins.str = ...,
         permissions: _abc.Iterable[_builtins.str] | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        version: _builtins.int = ...,
+        budget_day_micros: _builtins.int = ...,
+        budget_month_micros: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "key_id", b"key_id", "owner_id", b"owner_id", "permissions", b"permissions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_day_micros", b"budget_day_micros", "budget_month_micros", b"budget_month_micros", "expires_at", b"expires_at", "key_id", b"key_id", "owner_id", b"owner_id", "permissions", b"permissions", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -465,20 +476,29 @@ class AuthApiKeyChanged(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     OWNER_ID_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BUDGET_DAY_MICROS_FIELD_NUMBER: _builtins.int
+    BUDGET_MONTH_MICROS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     owner_id: _builtins.str
     change: _builtins.str
     """"rotated" or "updated"."""
+    version: _builtins.int
+    budget_day_micros: _builtins.int
+    budget_month_micros: _builtins.int
     def __init__(
         self,
         *,
         key_id: _builtins.str = ...,
         owner_id: _builtins.str = ...,
         change: _builtins.str = ...,
+        version: _builtins.int = ...,
+        budget_day_micros: _builtins.int = ...,
+        budget_month_micros: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "key_id", b"key_id", "owner_id", b"owner_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_day_micros", b"budget_day_micros", "budget_month_micros", b"budget_month_micros", "change", b"change", "key_id", b"key_id", "owner_id", b"owner_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1283,3 +1303,345 @@ class ChatFeedbackAdded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatFeedbackAdded: _TypeAlias = ChatFeedbackAdded  # noqa: Y015
+
+@_typing.final
+class ChatUsageSettled(_message.Message):
+    """A generation with at least one call of a provider was settled; the sums are over its calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_ID_FIELD_NUMBER: _builtins.int
+    COMPLETION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    MICROS_FIELD_NUMBER: _builtins.int
+    TOKENS_IN_FIELD_NUMBER: _builtins.int
+    TOKENS_OUT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_FIELD_NUMBER: _builtins.int
+    generation_id: _builtins.str
+    completion_id: _builtins.str
+    user_id: _builtins.str
+    key_id: _builtins.str
+    """Empty without an API key."""
+    micros: _builtins.int
+    tokens_in: _builtins.int
+    tokens_out: _builtins.int
+    attempts: _builtins.int
+    price_version: _builtins.str
+    """Of the last call."""
+    def __init__(
+        self,
+        *,
+        generation_id: _builtins.str = ...,
+        completion_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        micros: _builtins.int = ...,
+        tokens_in: _builtins.int = ...,
+        tokens_out: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        price_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "completion_id", b"completion_id", "generation_id", b"generation_id", "key_id", b"key_id", "micros", b"micros", "price_version", b"price_version", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatUsageSettled: _TypeAlias = ChatUsageSettled  # noqa: Y015
+
+@_typing.final
+class ChatBudgetThreshold(_message.Message):
+    """Spending passed 80 or 100 per cent of a budget, told once per period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    LIMIT_MICROS_FIELD_NUMBER: _builtins.int
+    SPENT_MICROS_FIELD_NUMBER: _builtins.int
+    budget_id: _builtins.str
+    scope: _builtins.str
+    """"tenant", "user" or "key"."""
+    subject: _builtins.str
+    """Id of the user or key; "*" for the tenant."""
+    period: _builtins.str
+    """"day", "month" or "total"; it began on the UTC date `period_start`."""
+    period_start: _builtins.str
+    percent: _builtins.int
+    limit_micros: _builtins.int
+    spent_micros: _builtins.int
+    def __init__(
+        self,
+        *,
+        budget_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        period: _builtins.str = ...,
+        period_start: _builtins.str = ...,
+        percent: _builtins.int = ...,
+        limit_micros: _builtins.int = ...,
+        spent_micros: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "limit_micros", b"limit_micros", "percent", b"percent", "period", b"period", "period_start", b"period_start", "scope", b"scope", "spent_micros", b"spent_micros", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatBudgetThreshold: _TypeAlias = ChatBudgetThreshold  # noqa: Y015
+
+@_typing.final
+class ChatBudgetExhausted(_message.Message):
+    """A budget refused a request, told for the first one of the period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    LIMIT_MICROS_FIELD_NUMBER: _builtins.int
+    SPENT_MICROS_FIELD_NUMBER: _builtins.int
+    RESERVED_MICROS_FIELD_NUMBER: _builtins.int
+    budget_id: _builtins.str
+    scope: _builtins.str
+    subject: _builtins.str
+    period: _builtins.str
+    period_start: _builtins.str
+    limit_micros: _builtins.int
+    spent_micros: _builtins.int
+    reserved_micros: _builtins.int
+    """For running requests."""
+    def __init__(
+        self,
+        *,
+        budget_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        period: _builtins.str = ...,
+        period_start: _builtins.str = ...,
+        limit_micros: _builtins.int = ...,
+        spent_micros: _builtins.int = ...,
+        reserved_micros: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "limit_micros", b"limit_micros", "period", b"period", "period_start", b"period_start", "reserved_micros", b"reserved_micros", "scope", b"scope", "spent_micros", b"spent_micros", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatBudgetExhausted: _TypeAlias = ChatBudgetExhausted  # noqa: Y015
+
+@_typing.final
+class ChatBudgetChanged(_message.Message):
+    """Budgets of the tenant were set, changed or taken away: what was remembered of them is void."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_ID_FIELD_NUMBER: _builtins.int
+    budget_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        budget_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatBudgetChanged: _TypeAlias = ChatBudgetChanged  # noqa: Y015
+
+@_typing.final
+class ChatProvidersChanged(_message.Message):
+    """The configuration of providers or aliases changed: every replica reads it again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatProvidersChanged: _TypeAlias = ChatProvidersChanged  # noqa: Y015
+
+@_typing.final
+class LlmProviderDegraded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    RETRY_IN_SECONDS_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    model: _builtins.str
+    key: _builtins.str
+    """The key's name, not the key."""
+    retry_in_seconds: _builtins.int
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        key: _builtins.str = ...,
+        retry_in_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "model", b"model", "provider", b"provider", "retry_in_seconds", b"retry_in_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LlmProviderDegraded: _TypeAlias = LlmProviderDegraded  # noqa: Y015
+
+@_typing.final
+class LlmProviderRecovered(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    model: _builtins.str
+    key: _builtins.str
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "model", b"model", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LlmProviderRecovered: _TypeAlias = LlmProviderRecovered  # noqa: Y015
+
+@_typing.final
+class RagCollectionCreated(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
+    collection_id: _builtins.str
+    owner_id: _builtins.str
+    visibility: _builtins.str
+    """"private" or "tenant"."""
+    def __init__(
+        self,
+        *,
+        collection_id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        visibility: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "owner_id", b"owner_id", "visibility", b"visibility"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagCollectionCreated: _TypeAlias = RagCollectionCreated  # noqa: Y015
+
+@_typing.final
+class RagCollectionUpdated(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
+    collection_id: _builtins.str
+    visibility: _builtins.str
+    def __init__(
+        self,
+        *,
+        collection_id: _builtins.str = ...,
+        visibility: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "visibility", b"visibility"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagCollectionUpdated: _TypeAlias = RagCollectionUpdated  # noqa: Y015
+
+@_typing.final
+class RagCollectionDeleted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    collection_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        collection_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagCollectionDeleted: _TypeAlias = RagCollectionDeleted  # noqa: Y015
+
+@_typing.final
+class RagCollectionDocumentAdded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    collection_id: _builtins.str
+    document_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        collection_id: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagCollectionDocumentAdded: _TypeAlias = RagCollectionDocumentAdded  # noqa: Y015
+
+@_typing.final
+class RagCollectionDocumentRemoved(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    collection_id: _builtins.str
+    document_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        collection_id: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagCollectionDocumentRemoved: _TypeAlias = RagCollectionDocumentRemoved  # noqa: Y015

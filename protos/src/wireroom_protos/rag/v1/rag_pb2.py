@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n wireroom_protos/rag/v1/rag.proto\x12\x16wireroom_protos.rag.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x02\n\x08\x44ocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x03\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x34\n\x05state\x18\x07 \x01(\x0e\x32%.wireroom_protos.rag.v1.DocumentState\x12\x13\n\x0breason_code\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12\r\n\x05pages\x18\n \x01(\x05\x12\x0e\n\x06\x63hunks\x18\x0b \x01(\x05\x12\x10\n\x08owner_id\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\nUploadHead\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"c\n\x15UploadDocumentRequest\x12\x32\n\x04head\x18\x01 \x01(\x0b\x32\".wireroom_protos.rag.v1.UploadHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"L\n\x16UploadDocumentResponse\x12\x32\n\x08\x64ocument\x18\x01 \x01(\x0b\x32 .wireroom_protos.rag.v1.Document\" \n\x12GetDocumentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"I\n\x13GetDocumentResponse\x12\x32\n\x08\x64ocument\x18\x01 \x01(\x0b\x32 .wireroom_protos.rag.v1.Document\"=\n\x14ListDocumentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x15ListDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32 .wireroom_protos.rag.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x15\x44\x65leteDocumentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteDocumentResponse\"\x8d\x01\n\x0fRetrieveRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x31\n\x05kinds\x18\x03 \x03(\x0e\x32\".wireroom_protos.rag.v1.SourceKind\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xae\x02\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x30\n\x04kind\x18\x04 \x01(\x0e\x32\".wireroom_protos.rag.v1.SourceKind\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\x12\x0c\n\x04page\x18\x07 \x01(\x05\x12\r\n\x05start\x18\x08 \x01(\x05\x12\x0b\n\x03\x65nd\x18\t \x01(\x05\x12\x0c\n\x04text\x18\n \x01(\t\x12\r\n\x05score\x18\x0b \x01(\x01\x12\x13\n\x0b\x64\x65nse_score\x18\x0c \x01(\x01\x12\x15\n\rlexical_score\x18\r \x01(\x01\x12\x30\n\x0cpublished_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x10RetrieveResponse\x12\x31\n\x08passages\x18\x01 \x03(\x0b\x32\x1f.wireroom_protos.rag.v1.Passage\"W\n\x04Span\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\r\n\x05start\x18\x03 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x05\x12\r\n\x05quote\x18\x05 \x01(\t\"E\n\x16VerifyCitationsRequest\x12+\n\x05spans\x18\x01 \x03(\x0b\x32\x1c.wireroom_protos.rag.v1.Span\"9\n\x10VerifiedCitation\x12\x10\n\x08verified\x18\x01 \x01(\x08\x12\x13\n\x0b\x63itation_id\x18\x02 \x01(\t\"V\n\x17VerifyCitationsResponse\x12;\n\tcitations\x18\x01 \x03(\x0b\x32(.wireroom_protos.rag.v1.VerifiedCitation\"-\n\x16ResolveCitationRequest\x12\x13\n\x0b\x63itation_id\x18\x01 \x01(\t\"\x99\x02\n\x17ResolveCitationResponse\x12\x13\n\x0b\x63itation_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x30\n\x04kind\x18\x04 \x01(\x0e\x32\".wireroom_protos.rag.v1.SourceKind\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\x12\x0c\n\x04page\x18\x07 \x01(\x05\x12\r\n\x05start\x18\x08 \x01(\x05\x12\x0b\n\x03\x65nd\x18\t \x01(\x05\x12\x0c\n\x04text\x18\n \x01(\t\x12\x0e\n\x06sha256\x18\x0b \x01(\t\x12\x16\n\x0e\x63ontext_before\x18\x0c \x01(\t\x12\x15\n\rcontext_after\x18\r \x01(\t*\\\n\nSourceKind\x12\x1b\n\x17SOURCE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SOURCE_KIND_DOCUMENT\x10\x01\x12\x17\n\x13SOURCE_KIND_ARTICLE\x10\x02*\xf7\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44OCUMENT_STATE_RECEIVED\x10\x01\x12\x1c\n\x18\x44OCUMENT_STATE_EXTRACTED\x10\x02\x12\x1a\n\x16\x44OCUMENT_STATE_CHUNKED\x10\x03\x12\x1b\n\x17\x44OCUMENT_STATE_EMBEDDED\x10\x04\x12\x1a\n\x16\x44OCUMENT_STATE_INDEXED\x10\x05\x12\x1b\n\x17\x44OCUMENT_STATE_REJECTED\x10\x06\x12\x19\n\x15\x44OCUMENT_STATE_FAILED\x10\x07\x32\xcb\x03\n\x0f\x44ocumentService\x12q\n\x0eUploadDocument\x12-.wireroom_protos.rag.v1.UploadDocumentRequest\x1a..wireroom_protos.rag.v1.UploadDocumentResponse(\x01\x12\x66\n\x0bGetDocument\x12*.wireroom_protos.rag.v1.GetDocumentRequest\x1a+.wireroom_protos.rag.v1.GetDocumentResponse\x12l\n\rListDocuments\x12,.wireroom_protos.rag.v1.ListDocumentsRequest\x1a-.wireroom_protos.rag.v1.ListDocumentsResponse\x12o\n\x0e\x44\x65leteDocument\x12-.wireroom_protos.rag.v1.DeleteDocumentRequest\x1a..wireroom_protos.rag.v1.DeleteDocumentResponse2\xd9\x02\n\x10RetrievalService\x12]\n\x08Retrieve\x12\'.wireroom_protos.rag.v1.RetrieveRequest\x1a(.wireroom_protos.rag.v1.RetrieveResponse\x12r\n\x0fVerifyCitations\x12..wireroom_protos.rag.v1.VerifyCitationsRequest\x1a/.wireroom_protos.rag.v1.VerifyCitationsResponse\x12r\n\x0fResolveCitation\x12..wireroom_protos.rag.v1.ResolveCitationRequest\x1a/.wireroom_protos.rag.v1.ResolveCitationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n wireroom_protos/rag/v1/rag.proto\x12\x16wireroom_protos.rag.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x02\n\x08\x44ocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x03\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x34\n\x05state\x18\x07 \x01(\x0e\x32%.wireroom_protos.rag.v1.DocumentState\x12\x13\n\x0breason_code\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12\r\n\x05pages\x18\n \x01(\x05\x12\x0e\n\x06\x63hunks\x18\x0b \x01(\x05\x12\x10\n\x08owner_id\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\nUploadHead\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"c\n\x15UploadDocumentRequest\x12\x32\n\x04head\x18\x01 \x01(\x0b\x32\".wireroom_protos.rag.v1.UploadHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"L\n\x16UploadDocumentResponse\x12\x32\n\x08\x64ocument\x18\x01 \x01(\x0b\x32 .wireroom_protos.rag.v1.Document\" \n\x12GetDocumentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"I\n\x13GetDocumentResponse\x12\x32\n\x08\x64ocument\x18\x01 \x01(\x0b\x32 .wireroom_protos.rag.v1.Document\"_\n\x14ListDocumentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x11\n\tascending\x18\x04 \x01(\x08\"e\n\x15ListDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32 .wireroom_protos.rag.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x15\x44\x65leteDocumentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteDocumentResponse\"\x1f\n\x11GetContentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"V\n\x12GetContentResponse\x12\x32\n\x08\x64ocument\x18\x01 \x01(\x0b\x32 .wireroom_protos.rag.v1.Document\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xc0\x01\n\x0fRetrieveRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x31\n\x05kinds\x18\x03 \x03(\x0e\x32\".wireroom_protos.rag.v1.SourceKind\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ollection_ids\x18\x05 \x03(\t\x12\x19\n\x11member_attributes\x18\x06 \x01(\x0c\"\xae\x02\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x30\n\x04kind\x18\x04 \x01(\x0e\x32\".wireroom_protos.rag.v1.SourceKind\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\x12\x0c\n\x04page\x18\x07 \x01(\x05\x12\r\n\x05start\x18\x08 \x01(\x05\x12\x0b\n\x03\x65nd\x18\t \x01(\x05\x12\x0c\n\x04text\x18\n \x01(\t\x12\r\n\x05score\x18\x0b \x01(\x01\x12\x13\n\x0b\x64\x65nse_score\x18\x0c \x01(\x01\x12\x15\n\rlexical_score\x18\r \x01(\x01\x12\x30\n\x0cpublished_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x10RetrieveResponse\x12\x31\n\x08passages\x18\x01 \x03(\x0b\x32\x1f.wireroom_protos.rag.v1.Passage\"W\n\x04Span\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\r\n\x05start\x18\x03 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x05\x12\r\n\x05quote\x18\x05 \x01(\t\"E\n\x16VerifyCitationsRequest\x12+\n\x05spans\x18\x01 \x03(\x0b\x32\x1c.wireroom_protos.rag.v1.Span\"9\n\x10VerifiedCitation\x12\x10\n\x08verified\x18\x01 \x01(\x08\x12\x13\n\x0b\x63itation_id\x18\x02 \x01(\t\"V\n\x17VerifyCitationsResponse\x12;\n\tcitations\x18\x01 \x03(\x0b\x32(.wireroom_protos.rag.v1.VerifiedCitation\"-\n\x16ResolveCitationRequest\x12\x13\n\x0b\x63itation_id\x18\x01 \x01(\t\"\x99\x02\n\x17ResolveCitationResponse\x12\x13\n\x0b\x63itation_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x30\n\x04kind\x18\x04 \x01(\x0e\x32\".wireroom_protos.rag.v1.SourceKind\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\x12\x0c\n\x04page\x18\x07 \x01(\x05\x12\r\n\x05start\x18\x08 \x01(\x05\x12\x0b\n\x03\x65nd\x18\t \x01(\x05\x12\x0c\n\x04text\x18\n \x01(\t\x12\x0e\n\x06sha256\x18\x0b \x01(\t\x12\x16\n\x0e\x63ontext_before\x18\x0c \x01(\t\x12\x15\n\rcontext_after\x18\r \x01(\t*\\\n\nSourceKind\x12\x1b\n\x17SOURCE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SOURCE_KIND_DOCUMENT\x10\x01\x12\x17\n\x13SOURCE_KIND_ARTICLE\x10\x02*\xf7\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44OCUMENT_STATE_RECEIVED\x10\x01\x12\x1c\n\x18\x44OCUMENT_STATE_EXTRACTED\x10\x02\x12\x1a\n\x16\x44OCUMENT_STATE_CHUNKED\x10\x03\x12\x1b\n\x17\x44OCUMENT_STATE_EMBEDDED\x10\x04\x12\x1a\n\x16\x44OCUMENT_STATE_INDEXED\x10\x05\x12\x1b\n\x17\x44OCUMENT_STATE_REJECTED\x10\x06\x12\x19\n\x15\x44OCUMENT_STATE_FAILED\x10\x07\x32\xb2\x04\n\x0f\x44ocumentService\x12q\n\x0eUploadDocument\x12-.wireroom_protos.rag.v1.UploadDocumentRequest\x1a..wireroom_protos.rag.v1.UploadDocumentResponse(\x01\x12\x66\n\x0bGetDocument\x12*.wireroom_protos.rag.v1.GetDocumentRequest\x1a+.wireroom_protos.rag.v1.GetDocumentResponse\x12l\n\rListDocuments\x12,.wireroom_protos.rag.v1.ListDocumentsRequest\x1a-.wireroom_protos.rag.v1.ListDocumentsResponse\x12o\n\x0e\x44\x65leteDocument\x12-.wireroom_protos.rag.v1.DeleteDocumentRequest\x1a..wireroom_protos.rag.v1.DeleteDocumentResponse\x12\x65\n\nGetContent\x12).wireroom_protos.rag.v1.GetContentRequest\x1a*.wireroom_protos.rag.v1.GetContentResponse0\x01\x32\xd9\x02\n\x10RetrievalService\x12]\n\x08Retrieve\x12\'.wireroom_protos.rag.v1.RetrieveRequest\x1a(.wireroom_protos.rag.v1.RetrieveResponse\x12r\n\x0fVerifyCitations\x12..wireroom_protos.rag.v1.VerifyCitationsRequest\x1a/.wireroom_protos.rag.v1.VerifyCitationsResponse\x12r\n\x0fResolveCitation\x12..wireroom_protos.rag.v1.ResolveCitationRequest\x1a/.wireroom_protos.rag.v1.ResolveCitationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wireroom_protos.rag.v1.rag_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SOURCEKIND']._serialized_start=2162
-  _globals['_SOURCEKIND']._serialized_end=2254
-  _globals['_DOCUMENTSTATE']._serialized_start=2257
-  _globals['_DOCUMENTSTATE']._serialized_end=2504
+  _globals['_SOURCEKIND']._serialized_start=2368
+  _globals['_SOURCEKIND']._serialized_end=2460
+  _globals['_DOCUMENTSTATE']._serialized_start=2463
+  _globals['_DOCUMENTSTATE']._serialized_end=2710
   _globals['_DOCUMENT']._serialized_start=94
   _globals['_DOCUMENT']._serialized_end=433
   _globals['_UPLOADHEAD']._serialized_start=435
@@ -49,33 +49,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDOCUMENTRESPONSE']._serialized_start=700
   _globals['_GETDOCUMENTRESPONSE']._serialized_end=773
   _globals['_LISTDOCUMENTSREQUEST']._serialized_start=775
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=836
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=838
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=939
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=941
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=976
-  _globals['_DELETEDOCUMENTRESPONSE']._serialized_start=978
-  _globals['_DELETEDOCUMENTRESPONSE']._serialized_end=1002
-  _globals['_RETRIEVEREQUEST']._serialized_start=1005
-  _globals['_RETRIEVEREQUEST']._serialized_end=1146
-  _globals['_PASSAGE']._serialized_start=1149
-  _globals['_PASSAGE']._serialized_end=1451
-  _globals['_RETRIEVERESPONSE']._serialized_start=1453
-  _globals['_RETRIEVERESPONSE']._serialized_end=1522
-  _globals['_SPAN']._serialized_start=1524
-  _globals['_SPAN']._serialized_end=1611
-  _globals['_VERIFYCITATIONSREQUEST']._serialized_start=1613
-  _globals['_VERIFYCITATIONSREQUEST']._serialized_end=1682
-  _globals['_VERIFIEDCITATION']._serialized_start=1684
-  _globals['_VERIFIEDCITATION']._serialized_end=1741
-  _globals['_VERIFYCITATIONSRESPONSE']._serialized_start=1743
-  _globals['_VERIFYCITATIONSRESPONSE']._serialized_end=1829
-  _globals['_RESOLVECITATIONREQUEST']._serialized_start=1831
-  _globals['_RESOLVECITATIONREQUEST']._serialized_end=1876
-  _globals['_RESOLVECITATIONRESPONSE']._serialized_start=1879
-  _globals['_RESOLVECITATIONRESPONSE']._serialized_end=2160
-  _globals['_DOCUMENTSERVICE']._serialized_start=2507
-  _globals['_DOCUMENTSERVICE']._serialized_end=2966
-  _globals['_RETRIEVALSERVICE']._serialized_start=2969
-  _globals['_RETRIEVALSERVICE']._serialized_end=3314
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=870
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=872
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=973
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=975
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=1010
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_start=1012
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_end=1036
+  _globals['_GETCONTENTREQUEST']._serialized_start=1038
+  _globals['_GETCONTENTREQUEST']._serialized_end=1069
+  _globals['_GETCONTENTRESPONSE']._serialized_start=1071
+  _globals['_GETCONTENTRESPONSE']._serialized_end=1157
+  _globals['_RETRIEVEREQUEST']._serialized_start=1160
+  _globals['_RETRIEVEREQUEST']._serialized_end=1352
+  _globals['_PASSAGE']._serialized_start=1355
+  _globals['_PASSAGE']._serialized_end=1657
+  _globals['_RETRIEVERESPONSE']._serialized_start=1659
+  _globals['_RETRIEVERESPONSE']._serialized_end=1728
+  _globals['_SPAN']._serialized_start=1730
+  _globals['_SPAN']._serialized_end=1817
+  _globals['_VERIFYCITATIONSREQUEST']._serialized_start=1819
+  _globals['_VERIFYCITATIONSREQUEST']._serialized_end=1888
+  _globals['_VERIFIEDCITATION']._serialized_start=1890
+  _globals['_VERIFIEDCITATION']._serialized_end=1947
+  _globals['_VERIFYCITATIONSRESPONSE']._serialized_start=1949
+  _globals['_VERIFYCITATIONSRESPONSE']._serialized_end=2035
+  _globals['_RESOLVECITATIONREQUEST']._serialized_start=2037
+  _globals['_RESOLVECITATIONREQUEST']._serialized_end=2082
+  _globals['_RESOLVECITATIONRESPONSE']._serialized_start=2085
+  _globals['_RESOLVECITATIONRESPONSE']._serialized_end=2366
+  _globals['_DOCUMENTSERVICE']._serialized_start=2713
+  _globals['_DOCUMENTSERVICE']._serialized_end=3275
+  _globals['_RETRIEVALSERVICE']._serialized_start=3278
+  _globals['_RETRIEVALSERVICE']._serialized_end=3623
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,11 @@ class DocumentServiceStub:
                 request_serializer=wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.DeleteDocumentRequest.SerializeToString,
                 response_deserializer=wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.DeleteDocumentResponse.FromString,
                 _registered_method=True)
+        self.GetContent = channel.unary_stream(
+                '/wireroom_protos.rag.v1.DocumentService/GetContent',
+                request_serializer=wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.GetContentRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.GetContentResponse.FromString,
+                _registered_method=True)
 
 
 class DocumentServiceServicer:
@@ -84,6 +89,13 @@ class DocumentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetContent(self, request, context):
+        """The newest version's file as it was uploaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DocumentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +118,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.DeleteDocument,
                     request_deserializer=wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.DeleteDocumentRequest.FromString,
                     response_serializer=wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.DeleteDocumentResponse.SerializeToString,
+            ),
+            'GetContent': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetContent,
+                    request_deserializer=wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.GetContentRequest.FromString,
+                    response_serializer=wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.GetContentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -216,6 +233,33 @@ class DocumentService:
             '/wireroom_protos.rag.v1.DocumentService/DeleteDocument',
             wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.DeleteDocumentRequest.SerializeToString,
             wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.DeleteDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetContent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/wireroom_protos.rag.v1.DocumentService/GetContent',
+            wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.GetContentRequest.SerializeToString,
+            wireroom__protos_dot_rag_dot_v1_dot_rag__pb2.GetContentResponse.FromString,
             options,
             channel_credentials,
             insecure,

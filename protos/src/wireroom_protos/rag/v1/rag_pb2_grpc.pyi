@@ -36,6 +36,8 @@ class DocumentServiceStub:
     GetDocument: _grpc.UnaryUnaryMultiCallable[_rag_pb2.GetDocumentRequest, _rag_pb2.GetDocumentResponse]
     ListDocuments: _grpc.UnaryUnaryMultiCallable[_rag_pb2.ListDocumentsRequest, _rag_pb2.ListDocumentsResponse]
     DeleteDocument: _grpc.UnaryUnaryMultiCallable[_rag_pb2.DeleteDocumentRequest, _rag_pb2.DeleteDocumentResponse]
+    GetContent: _grpc.UnaryStreamMultiCallable[_rag_pb2.GetContentRequest, _rag_pb2.GetContentResponse]
+    """The newest version's file as it was uploaded."""
 
 @_typing.type_check_only
 class DocumentServiceAsyncStub(DocumentServiceStub):
@@ -45,6 +47,8 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     GetDocument: _aio.UnaryUnaryMultiCallable[_rag_pb2.GetDocumentRequest, _rag_pb2.GetDocumentResponse]  # type: ignore[assignment]
     ListDocuments: _aio.UnaryUnaryMultiCallable[_rag_pb2.ListDocumentsRequest, _rag_pb2.ListDocumentsResponse]  # type: ignore[assignment]
     DeleteDocument: _aio.UnaryUnaryMultiCallable[_rag_pb2.DeleteDocumentRequest, _rag_pb2.DeleteDocumentResponse]  # type: ignore[assignment]
+    GetContent: _aio.UnaryStreamMultiCallable[_rag_pb2.GetContentRequest, _rag_pb2.GetContentResponse]  # type: ignore[assignment]
+    """The newest version's file as it was uploaded."""
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -75,6 +79,14 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rag_pb2.DeleteDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rag_pb2.DeleteDocumentResponse, _abc.Awaitable[_rag_pb2.DeleteDocumentResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetContent(
+        self,
+        request: _rag_pb2.GetContentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rag_pb2.GetContentResponse], _abc.AsyncIterator[_rag_pb2.GetContentResponse]]:
+        """The newest version's file as it was uploaded."""
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

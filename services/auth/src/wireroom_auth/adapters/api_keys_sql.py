@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -26,7 +27,7 @@ from wireroom_protos.events.v1 import events_pb2
 _COLUMNS = (
     "k.id, k.tenant_id, k.owner_id, k.name, k.prefix, k.permissions, k.created_at, k.expires_at, k.last_used_at, k.revoked_at,"
     " k.limits, k.budget_day_micros, k.budget_month_micros, k.signing_secret_sealed, k.previous_signing_secret_sealed,"
-    " k.previous_until"
+    " k.previous_until, k.version"
 )
 _OWN = "k.tenant_id = :tenant_id AND k.owner_id = :owner_id AND k.id = :id AND k.revoked_at IS NULL"
 
@@ -75,7 +76,14 @@ class SqlApiKeys:
                     "sealed": self._sealed(key.id, secrets),
                 },
             )
-            event = events_pb2.AuthApiKeyCreated(key_id=str(key.id), owner_id=str(key.owner_id), permissions=key.permissions)
+            event = events_pb2.AuthApiKeyCreated(
+                key_id=str(key.id),
+                owner_id=str(key.owner_id),
+                permissions=key.permissions,
+                version=key.version,
+                budget_day_micros=key.budget_day_micros,
+                budget_month_micros=key.budget_month_micros,
+            )
             if key.expires_at is not None:
                 event.expires_at.CopyFrom(_timestamp(key.expires_at))
             await _tell(connection, key, event, "api_key.created", {"permissions": sorted(key.permissions)})
@@ -104,10 +112,12 @@ class SqlApiKeys:
             after = change(before)
             if after == before:
                 return before
+            after = replace(after, version=before.version + 1)
             await connection.execute(
                 text(
                     "UPDATE api_keys SET name = :name, permissions = :permissions, limits = CAST(:limits AS jsonb),"
-                    " budget_day_micros = :day, budget_month_micros = :month WHERE tenant_id = :tenant_id AND id = :id"
+                    " budget_day_micros = :day, budget_month_micros = :month, version = version + 1"
+                    " WHERE tenant_id = :tenant_id AND id = :id"
                 ),
                 {"tenant_id": tenant_id, "id": key_id, **_terms(after)},
             )
@@ -133,7 +143,9 @@ class SqlApiKeys:
                     "UPDATE api_keys k SET key_hash = :hash, prefix = :prefix, signing_secret_sealed = :sealed,"  # noqa: S608  constants
                     " previous_hash = CASE WHEN :overlaps THEN k.key_hash END,"
                     " previous_signing_secret_sealed = CASE WHEN :overlaps THEN k.signing_secret_sealed END,"
-                    " previous_until = :until WHERE " + _OWN + " AND (k.expires_at IS NULL OR k.expires_at > :now)"
+                    " previous_until = :until, version = k.version + 1 WHERE "
+                    + _OWN
+                    + " AND (k.expires_at IS NULL OR k.expires_at > :now)"
                     " AND (k.signing_secret_sealed IS NOT NULL) = :signs RETURNING " + _COLUMNS
                 ),
                 {
@@ -274,7 +286,14 @@ async def _tell(connection: AsyncConnection, key: ApiKey, event: Message, action
 
 
 def _changed(key: ApiKey, change: str) -> events_pb2.AuthApiKeyChanged:
-    return events_pb2.AuthApiKeyChanged(key_id=str(key.id), owner_id=str(key.owner_id), change=change)
+    return events_pb2.AuthApiKeyChanged(
+        key_id=str(key.id),
+        owner_id=str(key.owner_id),
+        change=change,
+        version=key.version,
+        budget_day_micros=key.budget_day_micros,
+        budget_month_micros=key.budget_month_micros,
+    )
 
 
 def _key_of(row: Row[Any]) -> ApiKey:
@@ -294,6 +313,7 @@ def _key_of(row: Row[Any]) -> ApiKey:
         budget_month_micros=row.budget_month_micros,
         signature_required=row.signing_secret_sealed is not None,
         previous_until=row.previous_until,
+        version=row.version,
     )
 
 

@@ -41,6 +41,8 @@ class ApiKey:
     budget_month_micros: int = 0
     signature_required: bool = False
     previous_until: datetime | None = None
+    # Grows with each change of what the key may do or what its secret is.
+    version: int = 1
 
     def is_live(self, now: datetime) -> bool:
         """Whether the key may be used, as far as it depends on the key."""

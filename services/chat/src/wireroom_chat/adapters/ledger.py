@@ -1,119 +1,325 @@
-"""Generations in PostgreSQL."""
+"""Generations, what they used and what that cost, in PostgreSQL; budgets hold before a call is made, not after."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 from google.protobuf.message import Message
-from sqlalchemy import text
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from wireroom_chat.ports import Generation, Settlement
+from wireroom_chat.adapters import ledger_statements as sql
+from wireroom_chat.domain.budgets import NO_LIMIT, THRESHOLDS, insufficient_quota
+from wireroom_chat.ports import Generation, Origin, Settlement, UsagePart
+from wireroom_common.bus import event_type
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
+from wireroom_common.ids import new_id
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
 
 _SWEEP_LIMIT = 200
 ABANDONED = "process_lost"
+# In `usage_daily` and wherever else a key is part of a primary key: no API key.
+NO_KEY = UUID(int=0)
+# A reservation that was made while its generation was being settled: nobody else releases it.
+_ENDED_GRACE = timedelta(seconds=60)
+_UNBOUND_SECONDS = 5.0
+_UNBOUND_MOST = 10_000
+
+_propagator = TraceContextTextMapPropagator()
+
+
+class UnboundPayers:
+    """Who was found without a budget in the last five seconds: at most 10,000 of them, forgotten by `forget`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: OrderedDict[tuple[UUID, UUID, UUID | None], float] = OrderedDict()
+
+    def add(self, generation: Generation) -> None:
+        """No budget binds who pays for `generation`."""
+        payer = _payer(generation)
+        self._until[payer] = self._clock.monotonic() + _UNBOUND_SECONDS
+        self._until.move_to_end(payer)
+        while len(self._until) > _UNBOUND_MOST:
+            self._until.popitem(last=False)
+
+    def __contains__(self, generation: Generation) -> bool:
+        return self._until.get(_payer(generation), 0.0) > self._clock.monotonic()
+
+    def forget(self, tenant_id: UUID) -> None:
+        """Budgets of the tenant have changed."""
+        for payer in [payer for payer in self._until if payer[0] == tenant_id]:
+            del self._until[payer]
 
 
 class SqlLedger:
-    """The ledger of one service. Each method is one short transaction."""
+    """The ledger of one service. Each method is one short transaction, of one statement where no budget has just begun or run out.
 
-    def __init__(self, database: Database) -> None:
+    A generation counts for the UTC day and month in which it started, however long it runs.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
+        self.unbound = UnboundPayers(clock)
 
     def binds(self, generation: Generation) -> bool:
-        del generation
-        return False
-
-    async def reserve(self, generation: Generation, micros: int) -> int:
-        del generation
-        return micros
+        """False only if `reserve` has found, less than five seconds ago, that nothing binds this payer."""
+        return generation not in self.unbound
 
     async def start(self, generation: Generation) -> None:
+        """Write the row of a running completion; nothing when it stands there, running or settled."""
         async with self._database.tenant(generation.tenant_id) as connection:
-            await connection.execute(
-                text(
-                    "INSERT INTO generations (tenant_id, id, user_id, completion_id, model, provider, status, started_at)"
-                    " VALUES (:tenant_id, :id, :user_id, :completion_id, :model, :provider, 'running', :started_at)"
-                ),
-                {
-                    "tenant_id": generation.tenant_id,
-                    "id": generation.id,
-                    "user_id": generation.user_id,
-                    "completion_id": generation.completion_id,
-                    "model": generation.model,
-                    "provider": "",
-                    "started_at": generation.started_at,
-                },
-            )
+            await connection.execute(sql.START, _identity(generation))
+
+    async def reserve(self, generation: Generation, micros: int) -> int:
+        """Add `micros` to what is set aside in every budget that binds the payer, or in none.
+
+        Returns what is left of the tightest of them, NO_LIMIT when there is none.
+        """
+        values = {**_payer_values(generation), "micros": max(0, micros), "id": generation.id, "now": self._clock.now()}
+        rows = await self._try_reserve(generation, values)
+        if any(not row.open for row in rows):
+            # A transaction of its own: it must not wait for others' rows while it holds locks.
+            async with self._database.tenant(generation.tenant_id) as connection:
+                await connection.execute(sql.OPEN_PERIODS, _payer_values(generation))
+            rows = await self._try_reserve(generation, values)
+        if not rows:
+            self.unbound.add(generation)
+            return NO_LIMIT
+        if any(row.remaining is None for row in rows):
+            tightest = min(rows, key=lambda row: row.cap - (row.spent or 0) - (row.reserved or 0))
+            raise insufficient_quota(tightest.scope, tightest.period, tightest.cap)
+        return max(0, min(int(row.remaining) for row in rows))
+
+    async def _try_reserve(self, generation: Generation, values: dict[str, Any]) -> Sequence[Row[Any]]:
+        async with self._database.tenant(generation.tenant_id) as connection:
+            rows = (await connection.execute(sql.RESERVE, values)).all()
+            if rows and all(row.open for row in rows):
+                for row in rows:
+                    if row.remaining is None and not row.refused and row.spent + row.reserved + values["micros"] > row.cap:
+                        await _tell_refused(connection, generation, row)
+        return rows
 
     async def settle(self, generation: Generation, settlement: Settlement) -> None:
+        """Works without `start`, too: the row is then written as it ended."""
+        await self._settle(generation, settlement, _events(generation, settlement))
+
+    async def _settle(self, generation: Generation, settlement: Settlement, events: Sequence[Message]) -> None:
+        carrier: dict[str, str] = {}
+        _propagator.inject(carrier)
+        values = {
+            **_identity(generation),
+            **_payer_values(generation),
+            "provider": settlement.provider,
+            "answering_model": settlement.parts[-1].model if settlement.parts else generation.model,
+            "status": settlement.status,
+            "answer_mode": settlement.answer_mode,
+            "error_code": settlement.error_code,
+            "tokens_in": settlement.tokens_in,
+            "tokens_out": settlement.tokens_out,
+            "citations": settlement.citations,
+            "first_token_ms": settlement.first_token_milliseconds,
+            "finished_at": settlement.finished_at,
+            # What is spent is what the parts cost, whatever else the settlement says.
+            "micros": sum(part.micros for part in settlement.parts),
+            "path": list(settlement.path),
+            "cache": settlement.cache,
+            "parts": json.dumps([_part_row(part) for part in settlement.parts]),
+            "actor": str(generation.user_id),
+            "traceparent": carrier.get("traceparent", ""),
+            # Not by `emit`, which would be a round trip each. No idempotency key is claimed: the ledger tells what was used; an answer
+            # that was lost on its way is made again, it stands nowhere else.
+            "event_ids": [new_id() for _ in events],
+            "event_types": [event_type(event) for event in events],
+            "event_data": [event.SerializeToString() for event in events],
+        }
         async with self._database.tenant(generation.tenant_id) as connection:
-            result = await connection.execute(
-                text(
-                    "UPDATE generations SET status = :status, answer_mode = :answer_mode, error_code = :error_code, tokens_in = :tokens_in,"
-                    " tokens_out = :tokens_out, provider = :provider, citations = :citations, first_token_ms = :first_token_ms, finished_at = :finished_at"
-                    " WHERE tenant_id = :tenant_id AND id = :id AND status = 'running'"
-                ),
-                {
-                    "tenant_id": generation.tenant_id,
-                    "id": generation.id,
-                    "status": settlement.status,
-                    "answer_mode": settlement.answer_mode,
-                    "error_code": settlement.error_code,
-                    "tokens_in": settlement.tokens_in,
-                    "tokens_out": settlement.tokens_out,
-                    "provider": settlement.provider,
-                    "citations": settlement.citations,
-                    "first_token_ms": settlement.first_token_milliseconds,
-                    "finished_at": settlement.finished_at,
-                },
-            )
-            if result.rowcount:
-                await emit(
-                    connection,
-                    _event(generation, settlement),
-                    tenant_id=generation.tenant_id,
-                    subject=generation.completion_id,
-                    actor=str(generation.user_id),
-                    # The ledger tells what was used. An answer that was lost on its way is made again: it stands nowhere else.
-                    effect=False,
-                )
+            charged = (await connection.execute(sql.SETTLE, values)).all()
+            for row in charged:
+                passed = [percent for percent in THRESHOLDS if row.notified < percent and row.spent * 100 >= row.cap * percent]
+                if passed and values["micros"] > 0:
+                    await _tell_thresholds(connection, generation, row, passed)
 
     async def settle_abandoned(self, clock: Clock, older_than: timedelta) -> int:
         """Close the rows that a dead process left running for longer than any completion lasts; returns how many.
 
-        Safe on several replicas: a row is closed by whoever locks it first.
+        What its calls used is not known: nothing is booked, what was set aside is released. Safe on several replicas.
         """
         now = clock.now()
         async with self._database.system() as connection:
-            rows = (
-                await connection.execute(
-                    text(
-                        "UPDATE generations SET status = 'failed', error_code = :error_code, finished_at = :now"
-                        " WHERE (tenant_id, id) IN (SELECT tenant_id, id FROM generations WHERE status = 'running' AND started_at < :before"
-                        " ORDER BY started_at LIMIT :limit FOR UPDATE SKIP LOCKED)"
-                        " RETURNING tenant_id, user_id, completion_id, model, provider"
-                    ),
-                    {"error_code": ABANDONED, "now": now, "before": now - older_than, "limit": _SWEEP_LIMIT},
-                )
-            ).all()
-            for row in rows:
-                await emit(
-                    connection,
-                    events_pb2.ChatCompletionFailed(
-                        completion_id=row.completion_id, model=row.model, provider=row.provider, error_code=ABANDONED
-                    ),
-                    tenant_id=row.tenant_id,
-                    subject=row.completion_id,
-                    actor=str(row.user_id),
-                )
+            rows = (await connection.execute(sql.ABANDONED, {"before": now - older_than, "limit": _SWEEP_LIMIT})).all()
+        for row in rows:
+            generation = Generation(
+                id=row.id,
+                tenant_id=row.tenant_id,
+                user_id=row.user_id,
+                key_id=row.key_id,
+                completion_id=row.completion_id,
+                model=row.model,
+                started_at=row.started_at,
+                origin=Origin(row.origin_kind, row.origin_id),
+            )
+            await self.settle(generation, _lost(now))
         return len(rows)
 
+    async def release_orphans(self, older_than: timedelta) -> int:
+        """Release what was set aside for generations that have ended or were never written; returns for how many."""
+        now = self._clock.now()
+        async with self._database.system() as connection:
+            found = (
+                await connection.execute(
+                    sql.ORPHANS,
+                    {"unwritten_before": now - older_than, "ended_before": now - _ENDED_GRACE, "limit": _SWEEP_LIMIT},
+                )
+            ).all()
+        for row in found:
+            async with self._database.tenant(row.tenant_id) as connection:
+                await connection.execute(sql.RELEASE, {"tenant_id": row.tenant_id, "id": row.generation_id})
+        return len(found)
 
-def _event(generation: Generation, settlement: Settlement) -> Message:
+
+async def _tell_refused(connection: AsyncConnection, generation: Generation, row: Row[Any]) -> None:
+    place = _place(generation, row)
+    marked = await connection.execute(sql.MARK_REFUSED, place)
+    if marked.rowcount:
+        event = events_pb2.ChatBudgetExhausted(
+            budget_id=str(row.budget_id),
+            scope=row.scope,
+            subject=row.subject,
+            period=row.period,
+            period_start=row.period_start.isoformat(),
+            limit_micros=row.cap,
+            spent_micros=row.spent,
+            reserved_micros=row.reserved,
+        )
+        await emit(connection, event, tenant_id=generation.tenant_id, subject=str(row.budget_id), effect=False)
+
+
+async def _tell_thresholds(connection: AsyncConnection, generation: Generation, row: Row[Any], passed: Sequence[int]) -> None:
+    await connection.execute(sql.MARK_NOTIFIED, {**_place(generation, row), "percent": max(passed)})
+    for percent in passed:
+        event = events_pb2.ChatBudgetThreshold(
+            budget_id=str(row.budget_id),
+            scope=row.scope,
+            subject=row.subject,
+            period=row.period,
+            period_start=row.period_start.isoformat(),
+            percent=percent,
+            limit_micros=row.cap,
+            spent_micros=row.spent,
+        )
+        await emit(connection, event, tenant_id=generation.tenant_id, subject=str(row.budget_id), effect=False)
+
+
+def _payer(generation: Generation) -> tuple[UUID, UUID, UUID | None]:
+    return generation.tenant_id, generation.user_id, generation.key_id
+
+
+def _place(generation: Generation, row: Row[Any]) -> dict[str, object]:
+    return {
+        "tenant_id": generation.tenant_id,
+        "budget_id": row.budget_id,
+        "subject": row.subject,
+        "period_start": row.period_start,
+    }
+
+
+def _identity(generation: Generation) -> dict[str, object]:
+    return {
+        "tenant_id": generation.tenant_id,
+        "id": generation.id,
+        "user_id": generation.user_id,
+        "key": str(generation.key_id) if generation.key_id else "",
+        "completion_id": generation.completion_id,
+        "model": generation.model,
+        "started_at": generation.started_at,
+        "origin_kind": generation.origin.kind,
+        "origin_id": generation.origin.id,
+    }
+
+
+def _payer_values(generation: Generation) -> dict[str, Any]:
+    return payer_values(generation.tenant_id, generation.user_id, generation.key_id, generation.started_at)
+
+
+def payer_values(tenant_id: UUID, user_id: UUID, key_id: UUID | None, moment: datetime) -> dict[str, Any]:
+    """The parameters of the binding budgets of a payer at a moment."""
+    day = moment.astimezone(UTC).date()
+    return {
+        "tenant_id": tenant_id,
+        "user": str(user_id),
+        "key": str(key_id) if key_id else "",
+        "user_id": user_id,
+        "key_id": key_id or NO_KEY,
+        "day": day,
+        "month": day.replace(day=1),
+    }
+
+
+def _part_row(part: UsagePart) -> dict[str, object]:
+    return {
+        "number": part.number,
+        "provider": part.provider,
+        "model": part.model,
+        "key": part.key,
+        "tokens_in": part.tokens_in,
+        "tokens_out": part.tokens_out,
+        "reported": part.reported,
+        "counted_out": part.counted_out,
+        "micros": part.micros,
+        "price_version": part.price_version,
+        "status": part.status,
+        "error_code": part.error_code,
+        "first_token_ms": max(0, part.first_token_milliseconds),
+    }
+
+
+def _lost(now: datetime) -> Settlement:
+    return Settlement(
+        status="failed",
+        answer_mode="",
+        error_code=ABANDONED,
+        parts=(),
+        tokens_in=0,
+        tokens_out=0,
+        micros=0,
+        citations=0,
+        cache="",
+        first_token_milliseconds=0,
+        milliseconds=0,
+        finished_at=now,
+    )
+
+
+def _events(generation: Generation, settlement: Settlement) -> list[Message]:
+    events: list[Message] = [_ending(generation, settlement)]
+    if settlement.parts:
+        events.append(
+            events_pb2.ChatUsageSettled(
+                generation_id=str(generation.id),
+                completion_id=generation.completion_id,
+                user_id=str(generation.user_id),
+                key_id=str(generation.key_id) if generation.key_id else "",
+                micros=sum(part.micros for part in settlement.parts),
+                tokens_in=sum(part.tokens_in for part in settlement.parts),
+                tokens_out=sum(part.tokens_out for part in settlement.parts),
+                attempts=len(settlement.parts),
+                price_version=settlement.parts[-1].price_version,
+            )
+        )
+    return events
+
+
+def _ending(generation: Generation, settlement: Settlement) -> Message:
     if settlement.status == "completed":
         return events_pb2.ChatCompletionCompleted(
             completion_id=generation.completion_id,

@@ -8,7 +8,7 @@ from datetime import UTC
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from wireroom_chat.domain.passages import Citation, Passage, Quote, SourceKind
+from wireroom_chat.domain.passages import Citation, Passage, Quote, SourceKind, Span
 from wireroom_chat.domain.request import Grounding
 from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
 
@@ -39,22 +39,26 @@ class RagRetrieval:
     async def verify(self, quotes: Sequence[Quote]) -> list[Citation | None]:
         if not quotes:
             return []
-        spans = []
-        for quote in quotes:
-            start, end = quote.span
-            spans.append(
-                rag_pb2.Span(
-                    document_id=quote.passage.document_id, version=quote.passage.version, start=start, end=end, quote=quote.text
-                )
-            )
-        response = await self._stub.VerifyCitations(rag_pb2.VerifyCitationsRequest(spans=spans), timeout=self._timeout)
-        verified = list(response.citations)
+        verified = await self._verified([Span.of(quote) for quote in quotes])
         if len(verified) != len(quotes):
             return [None] * len(quotes)
         return [
             Citation(quote, found.citation_id) if found.verified and found.citation_id else None
             for quote, found in zip(quotes, verified, strict=True)
         ]
+
+    async def stand(self, spans: Sequence[Span]) -> bool:
+        found = await self._verified(spans)
+        return len(found) == len(spans) and all(item.verified for item in found)
+
+    async def _verified(self, spans: Sequence[Span]) -> list[rag_pb2.VerifiedCitation]:
+        request = rag_pb2.VerifyCitationsRequest(
+            spans=[
+                rag_pb2.Span(document_id=span.document_id, version=span.version, start=span.start, end=span.end, quote=span.quote)
+                for span in spans
+            ]
+        )
+        return list((await self._stub.VerifyCitations(request, timeout=self._timeout)).citations)
 
 
 def _passage(message: rag_pb2.Passage) -> Passage:

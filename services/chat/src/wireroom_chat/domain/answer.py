@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from wireroom_chat.domain.passages import Annotation, Citation
 
@@ -33,6 +35,25 @@ class Ending:
     """What is known at the end."""
 
     finish_reason: str = "stop"
+
+
+@dataclass(frozen=True)
+class ToolEvent:
+    """What became of a tool. `status`: "called", then "completed", "failed" or "refused"; "suggested" for one that only the text names."""
+
+    id: str
+    name: str
+    status: str
+    arguments: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
+    code: str = ""
+    detail: str = ""
+
+    def members(self) -> dict[str, Any]:
+        """As clients of the native surface get it."""
+        members = {"id": self.id, "name": self.name, "status": self.status, "arguments": self.arguments, "result": self.result}
+        members |= {"code": self.code or None, "detail": self.detail or None}
+        return {key: value for key, value in members.items() if value is not None}
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from wireroom_chat.domain.assistants import ChosenAssistant
 from wireroom_chat.domain.passages import SourceKind
 from wireroom_chat.domain.providers import Alias, Candidate, ProviderModel, Strategy
 from wireroom_chat.domain.request import Grounding
@@ -22,6 +23,9 @@ _BUILT_IN: dict[str, tuple[SourceKind, ...]] = {
 }
 
 
+BUILT_IN_NAMES = tuple(_BUILT_IN)
+
+
 @dataclass(frozen=True)
 class Route:
     """How a request is answered: with quotes only (no `candidates`), grounded, or forwarded (no `grounding`)."""
@@ -29,6 +33,8 @@ class Route:
     candidates: tuple[Candidate, ...]
     strategy: Strategy
     grounding: Grounding | None
+    # In whose name it is answered.
+    assistant: ChosenAssistant | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,11 @@ class Catalogue:
         for candidate in candidates:
             by_id.setdefault(candidate.model.id, []).append(candidate)
         self._models: list[ProviderModel] = [group[0].model for group in by_id.values()]
-        self._by_name: dict[str, Alias] = {name: Alias(name, tuple(group)) for name, group in by_id.items()}
+        # Several keys share the load.
+        self._by_name: dict[str, Alias] = {
+            name: Alias(name, tuple(group), Strategy.WEIGHTED if len(group) > 1 else Strategy.ORDERED)
+            for name, group in by_id.items()
+        }
         bare = Counter(model.name for model in self._models)
         for model in self._models:
             if bare[model.name] == 1 and model.name not in _BUILT_IN:
@@ -57,7 +67,7 @@ class Catalogue:
         if default and default not in self._by_name and default not in self._aliases:
             msg = f"The default model '{default}' is not offered by any configured provider."
             raise ValueError(msg)
-        self._default = default or next(iter(by_id), "")
+        self._default = default or next((model.id for model in self._models if "chat" in model.purposes), "")
 
     def route(self, name: str, grounding: Grounding | None, tenant_id: UUID | None = None) -> Route:
         """How `name` answers the tenant; NOT_FOUND `model_not_found` when there is no such model for it."""
@@ -70,12 +80,27 @@ class Catalogue:
             return Route(generator.candidates if generator else (), generator.strategy if generator else Strategy.ORDERED, wanted)
         found = self._find(name, tenant_id)
         if found is None:
-            raise WireroomError(
-                ErrorKind.NOT_FOUND,
-                "model_not_found",
-                f"The model '{name[:100]}' does not exist; GET /v1/models lists those that do.",
-            )
-        return Route(found.candidates, found.strategy, grounding)
+            raise _not_found(name)
+        return Route(_for(found, "chat"), found.strategy, grounding)
+
+    def embedding(self, name: str, tenant_id: UUID | None = None) -> Route:
+        """Who embeds under `name`; NOT_FOUND `model_not_found`, or INVALID `model_unsuited` for a model that does not."""
+        found = self._find(name, tenant_id)
+        if found is None:
+            raise _not_found(name)
+        return Route(_for(found, "embeddings"), found.strategy, None)
+
+    def models(self) -> list[ProviderModel]:
+        """The providers' models."""
+        return list(self._models)
+
+    def candidates(self) -> list[Candidate]:
+        """Every model through every key."""
+        return [candidate for model in self._models for candidate in self._by_name[model.id].candidates]
+
+    def aliases(self) -> list[Alias]:
+        """All aliases, those of single tenants too."""
+        return list(self._aliases.values())
 
     def listed(self, tenant_id: UUID | None = None) -> list[ListedModel]:
         """All models of the tenant, the built-in ones first."""
@@ -94,6 +119,23 @@ class Catalogue:
         if alias is not None and _offered(alias, tenant_id):
             return alias
         return self._by_name.get(name)
+
+
+def _for(alias: Alias, purpose: str) -> tuple[Candidate, ...]:
+    candidates = tuple(candidate for candidate in alias.candidates if purpose in candidate.model.purposes)
+    if not candidates:
+        raise WireroomError(
+            ErrorKind.INVALID,
+            "model_unsuited",
+            f"The model '{alias.name[:100]}' does not serve for {purpose}; choose another one.",
+        )
+    return candidates
+
+
+def _not_found(name: str) -> WireroomError:
+    return WireroomError(
+        ErrorKind.NOT_FOUND, "model_not_found", f"The model '{name[:100]}' does not exist; GET /v1/models lists those that do."
+    )
 
 
 def _offered(alias: Alias, tenant_id: UUID | None) -> bool:

@@ -38,9 +38,7 @@ class EmbeddingRequest:
 
     def prompt(self) -> list[dict[str, Any]]:
         """The inputs as messages, for those who count what is asked."""
-        return [
-            {"role": "user", "content": item if isinstance(item, str) else " ".join(map(str, item))} for item in self.inputs
-        ]
+        return [{"role": "user", "content": item if isinstance(item, str) else " ".join(map(str, item))} for item in self.inputs]
 
 
 def parse_embedding_request(body: bytes) -> EmbeddingRequest:
@@ -61,9 +59,7 @@ def parse_embedding_request(body: bytes) -> EmbeddingRequest:
     return EmbeddingRequest(model, tuple(inputs), encoding == "base64", dimensions, asked)
 
 
-def embedding_list(
-    request: EmbeddingRequest, data: Sequence[Mapping[str, Any]], tokens: int
-) -> dict[str, Any]:
+def embedding_list(request: EmbeddingRequest, data: Sequence[Mapping[str, Any]], tokens: int) -> dict[str, Any]:
     """The answer: vectors in the order of the inputs and in the encoding that was asked for; ValueError if they are not there."""
     by_index = {item.get("index"): item.get("embedding") for item in data}
     if sorted(by_index, key=str) != sorted(range(len(request.inputs)), key=str):

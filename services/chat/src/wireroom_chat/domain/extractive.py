@@ -86,8 +86,11 @@ class QuoteSelector:
         self._terms = terms
         self._calibration = calibration or Calibration()
 
-    def select(self, question: str, passages: Sequence[Passage]) -> list[Quote]:
+    def select(self, question: str, passages: Sequence[Passage], focus: str = "") -> list[Quote]:
         """The quotes that answer, in the order of their passages; empty when the evidence is weak.
+
+        `focus`: what was asked of it, where `question` names its topic, too: what says something of the topic only is left out then,
+        unless nothing else is found.
 
         A question of several parts ("what does it cost, and when is it due?") is answered part by part: no sentence needs to
         cover them all. A part without evidence stays unanswered.
@@ -98,7 +101,9 @@ class QuoteSelector:
             for quote in self._select_for(part, passages):
                 rank = order[id(quote.passage)]
                 found.setdefault((rank, quote.start, quote.end), (rank, quote))
-        return [found[key][1] for key in sorted(found)]
+        quotes = [found[key][1] for key in sorted(found)]
+        asked = set(self._terms.question(focus))
+        return [quote for quote in quotes if asked.intersection(self._terms.content(quote.text))] or quotes
 
     def _parts(self, question: str) -> list[str]:
         parts = [part for part in _PART_BORDER.split(question) if part.strip()]

@@ -17,15 +17,73 @@ _REFERENCE = re.compile(
     r"|\bthat\b(?!\s+\w+s\b)",
     re.IGNORECASE,
 )
-_CONTINUATION = re.compile(r"^\W*(?:and|but|or|so|also|what about|how about|what of|then|why|more|tell me more|go on|continue)\b", re.IGNORECASE)
+_CONTINUATION = re.compile(
+    r"^\W*(?:and|but|or|so|also|what about|how about|what of|then|why|more|tell me more|go on|continue)\b", re.IGNORECASE
+)
 _WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*")
 # Common verbs of questions say nothing of the topic.
 _VERBS = frozenset(
-    (
-        "happen happens happened mean means meant work works worked use uses used begin begins began start starts started end ends ended"
-        " come comes came need needs want wants like likes deliver delivers open opens opened close closes closed cover covers covered"
-        " apply applies applied decide decides decided approve approves approved pay pays paid build builds built change changes changed"
-    ).split()
+    [
+        "happen",
+        "happens",
+        "happened",
+        "mean",
+        "means",
+        "meant",
+        "work",
+        "works",
+        "worked",
+        "use",
+        "uses",
+        "used",
+        "begin",
+        "begins",
+        "began",
+        "start",
+        "starts",
+        "started",
+        "end",
+        "ends",
+        "ended",
+        "come",
+        "comes",
+        "came",
+        "need",
+        "needs",
+        "want",
+        "wants",
+        "like",
+        "likes",
+        "deliver",
+        "delivers",
+        "open",
+        "opens",
+        "opened",
+        "close",
+        "closes",
+        "closed",
+        "cover",
+        "covers",
+        "covered",
+        "apply",
+        "applies",
+        "applied",
+        "decide",
+        "decides",
+        "decided",
+        "approve",
+        "approves",
+        "approved",
+        "pay",
+        "pays",
+        "paid",
+        "build",
+        "builds",
+        "built",
+        "change",
+        "changes",
+        "changed",
+    ]
 )
 
 

@@ -110,7 +110,9 @@ def text_completion(request: TextRequest, answers: list[dict[str, Any]]) -> byte
 
 def summed_usage(usages: list[Mapping[str, Any]]) -> dict[str, int]:
     """`usage` of several answers."""
-    tokens_in, tokens_out = (sum(int(usage.get(name) or 0) for usage in usages) for name in ("prompt_tokens", "completion_tokens"))
+    tokens_in, tokens_out = (
+        sum(int(usage.get(name) or 0) for usage in usages) for name in ("prompt_tokens", "completion_tokens")
+    )
     return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
 
 
@@ -153,9 +155,7 @@ class TextChunks:
     def _choice(self, position: int, index: int, text: str, reason: str | None) -> bytes:
         number = position * self._request.choices + index
         choice = {"text": text, "index": number, "logprobs": None, "finish_reason": reason}
-        return orjson.dumps(
-            {**self._head, "choices": [choice], **({"usage": None} if self._request.include_usage else {})}
-        )
+        return orjson.dumps({**self._head, "choices": [choice], **({"usage": None} if self._request.include_usage else {})})
 
 
 def _prompts(members: Members) -> list[str]:

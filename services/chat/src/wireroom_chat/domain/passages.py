@@ -74,6 +74,23 @@ class Quote:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A stretch of a stored version and what stands there."""
+
+    document_id: str
+    version: int
+    start: int
+    end: int
+    quote: str
+
+    @classmethod
+    def of(cls, quote: Quote) -> Span:
+        """Where a quote stands."""
+        start, end = quote.span
+        return cls(quote.passage.document_id, quote.passage.version, start, end, quote.text)
+
+
+@dataclass(frozen=True)
 class Citation:
     """A quote that was found in the stored text; `id` names its permalink."""
 

@@ -1,4 +1,4 @@
-"""What tokens cost, in integer micro-units (millionths of the currency unit)."""
+"""What calls of models cost: integers only, rounded up, and never nothing for want of a price."""
 
 from __future__ import annotations
 
@@ -8,32 +8,97 @@ from typing import Any
 import orjson
 
 from wireroom_chat.domain.providers import Price, ProviderModel
-from wireroom_common.errors import ErrorKind, WireroomError
+from wireroom_common.errors import invalid
 
-_MILLION = 1_000_000
-_DEFAULT_OUTPUT = 4096
+_PER = 1_000_000
+# Tokens of an image, which have nothing to do with the length of its address or data.
+_MEDIA_TOKENS = 4096
+# Of an answer whose length neither the request nor the model bounds.
+_DEFAULT_OUTPUT_TOKENS = 4096
+_MOST_CHOICES = 128
+_MEDIA_PARTS = frozenset({"image_url", "input_image", "image"})
+_MEMBERS = (
+    "messages", "prompt", "input", "system", "tools", "functions", "response_format", "tool_choice", "prediction"
+)  # fmt: skip
 
 
 class Pricing:
-    """`unknown`: the price of models for which nobody has set one; None refuses them."""
+    """Prices of models. `unknown` is the price of models without one; None: such models are refused."""
 
-    def __init__(self, unknown: Price | None) -> None:
+    def __init__(self, unknown: Price | None = None) -> None:
+        if unknown is not None and (unknown.input_micros <= 0 or unknown.output_micros <= 0):
+            msg = "The price of models without a price must not be zero."
+            raise ValueError(msg)
         self._unknown = unknown
 
     def price(self, model: ProviderModel) -> Price:
-        """The price of the model; INVALID `price_unknown` when there is none."""
-        price = model.price or self._unknown
-        if price is None:
-            raise WireroomError(
-                ErrorKind.INVALID, "price_unknown", f"The price of the model '{model.id}' is not set; the operator has to set it."
+        """The model's price, else the default; INVALID `price_unknown` when there is neither."""
+        if model.price is not None:
+            return model.price
+        if self._unknown is None:
+            raise invalid(
+                "price_unknown",
+                f"The model '{model.id}' has no price, so it cannot be used: its price or a default price has to be configured.",
+                field="model",
             )
-        return price
+        return self._unknown
 
-    def cost(self, price: Price, tokens_in: int, tokens_out: int) -> int:
-        """Micro-units, rounded up."""
-        return -(-(tokens_in * price.input_micros + tokens_out * price.output_micros) // _MILLION)
+    def cost(self, price: Price, tokens_in: int, tokens_out: int, *, cached_in: int = 0) -> int:
+        """Micro-units of a call, rounded up. `cached_in` of the prompt's tokens came from the provider's cache."""
+        tokens_in, tokens_out = max(0, tokens_in), max(0, tokens_out)
+        cached = min(max(0, cached_in), tokens_in)
+        cached_price = price.input_micros if price.cached_input_micros is None else price.cached_input_micros
+        total = (tokens_in - cached) * price.input_micros + cached * cached_price + tokens_out * price.output_micros
+        return -(-total // _PER)
 
     def maximum(self, price: Price, body: Mapping[str, Any], model: ProviderModel) -> int:
-        """The most that a call with this body can cost: each byte of the prompt may be a token."""
-        limit = body.get("max_completion_tokens") or body.get("max_tokens") or model.max_output_tokens or _DEFAULT_OUTPUT
-        return self.cost(price, len(orjson.dumps(body.get("messages"))), limit * (body.get("n") or 1))
+        """An upper bound of what the call may cost, for the reservation.
+
+        The prompt by its UTF-8 bytes, since no token of a byte-level tokenizer is shorter than one (images: a fixed number each, which
+        is an estimate), within the model's context; the answer by the smaller of what the request and the model allow, for each choice.
+        """
+        dearest = max(price.input_micros, price.cached_input_micros or 0)
+        total = prompt_bound(body, model) * dearest + output_bound(body, model) * price.output_micros
+        return -(-total // _PER)
+
+
+def prompt_bound(body: Mapping[str, Any], model: ProviderModel) -> int:
+    """Tokens that the prompt has at most."""
+    media = 0
+
+    def without_media(value: Any) -> Any:
+        nonlocal media
+        if isinstance(value, Mapping):
+            if value.get("type") in _MEDIA_PARTS:
+                media += _MEDIA_TOKENS
+                return None
+            return {key: without_media(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [without_media(item) for item in value]
+        return value
+
+    members = {name: without_media(body[name]) for name in _MEMBERS if body.get(name) is not None}
+    if isinstance(members.get("messages"), list):
+        # A message's frame may be a few tokens even where its JSON is short.
+        media += 8 * len(members["messages"])
+    tokens = len(orjson.dumps(members)) + media
+    return min(tokens, model.context_tokens) if model.context_tokens > 0 else tokens
+
+
+def output_bound(body: Mapping[str, Any], model: ProviderModel) -> int:
+    """Tokens that all choices of the answer have at most; 0 for embeddings."""
+    if "chat" not in model.purposes and "embeddings" in model.purposes:
+        return 0
+    asked = [
+        value for name in ("max_tokens", "max_completion_tokens", "max_output_tokens") if (value := _positive(body.get(name)))
+    ]
+    longest = max(asked) if asked else model.max_output_tokens or _DEFAULT_OUTPUT_TOKENS
+    if model.max_output_tokens > 0:
+        longest = min(longest, model.max_output_tokens)
+    prompts = body.get("prompt")
+    texts = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    return longest * min(max(_positive(body.get("n")), _positive(body.get("best_of")), 1), _MOST_CHOICES) * texts
+
+
+def _positive(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -19,7 +19,7 @@ MAX_TOP_K = 50
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _SOURCES = {"news": SourceKind.ARTICLE, "docs": SourceKind.DOCUMENT}
 _GROUNDING_MEMBERS = frozenset({"sources", "since", "top_k", "mode"})
-_OURS = frozenset({"grounding", "disable_fallback"})
+_OURS = frozenset({"grounding", "disable_fallback", "cache"})
 _MAX_PROBLEMS = 20
 
 
@@ -28,6 +28,14 @@ class GroundingMode(StrEnum):
 
     STRICT = "strict"
     ASSIST = "assist"
+
+
+class CacheMode(StrEnum):
+    """Which questions get a kept answer: none, the same, or those that ask the same."""
+
+    OFF = "off"
+    EXACT = "exact"
+    SEMANTIC = "semantic"
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Grounding:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A checked request. `raw` is the body without the members that are ours (`grounding`, `disable_fallback`)."""
+    """A checked request. `raw` is the body without the members that are ours (`grounding`, `disable_fallback`, `cache`)."""
 
     model: str
     messages: Sequence[Mapping[str, Any]]
@@ -53,6 +61,15 @@ class ChatRequest:
     raw: Mapping[str, Any]
     # Whether another model may answer when the first one cannot.
     fallback: bool = True
+    # What to look for in the sources where that is not the question itself: a follow-up that leans on earlier ones.
+    search: str = ""
+
+    # What the caller wants of kept answers; None: as is usual for the request.
+    cache: CacheMode | None = None
+
+    def search_text(self) -> str:
+        """What to look for in the sources."""
+        return self.search or self.question()
 
     def can_be_quoted(self) -> bool:
         """Whether an answer made of quotes fits the request."""
@@ -131,9 +148,20 @@ def parse_request(body: bytes, *, stream: bool) -> ChatRequest:
     disabled = raw.get("disable_fallback") or False
     if not isinstance(disabled, bool):
         problems.append(FieldProblem("disable_fallback", "Must be true or false."))
+    cache = _cache(raw.get("cache"), problems)
     _raise_for(problems)
     rest = {key: value for key, value in raw.items() if key not in _OURS}
-    return ChatRequest(model.strip(), messages, stream, choices, include_usage, grounding, rest, fallback=not disabled)
+    return ChatRequest(
+        model.strip(), messages, stream, choices, include_usage, grounding, rest, fallback=not disabled, cache=cache
+    )
+
+
+def _cache(value: Any, problems: list[FieldProblem]) -> CacheMode | None:
+    try:
+        return CacheMode(value) if value is not None else None
+    except ValueError:
+        problems.append(FieldProblem("cache", 'Must be "off", "exact" or "semantic".'))
+        return None
 
 
 def _raise_for(problems: list[FieldProblem]) -> None:

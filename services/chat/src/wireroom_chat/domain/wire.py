@@ -84,14 +84,14 @@ def completion_object(
     completion_id: str,
     created: int,
     model: str,
-    text: str,
+    message: Mapping[str, Any],
     finish_reason: str,
-    annotations: Sequence[Annotation],
-    links: Links,
+    citations: Sequence[Mapping[str, Any]],
     tokens: tuple[int, int],
     fingerprint: str | None,
+    tool_events: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
-    """A whole chat completion."""
+    """A whole chat completion; `citations` as this module renders them, `tool_events` only where there are any."""
     return orjson.dumps(
         {
             "id": completion_id,
@@ -102,18 +102,14 @@ def completion_object(
             "choices": [
                 {
                     "index": 0,
-                    "message": {
-                        "role": "assistant",
-                        "content": text,
-                        "refusal": None,
-                        "annotations": annotation_objects(annotations, links),
-                    },
+                    "message": message,
                     "logprobs": None,
                     "finish_reason": finish_reason,
                 }
             ],
             "usage": usage_object(*tokens),
-            "citations": citation_objects(annotations, links),
+            "citations": citations,
+            **({"tool_events": tool_events} if tool_events else {}),
         }
     )
 
@@ -144,6 +140,10 @@ class ChunkWriter:
         """A chunk with text; the last one carries the annotations."""
         extra = b',"annotations":' + orjson.dumps(annotations) if annotations is not None else b""
         return self._head + b'{"content":' + orjson.dumps(text) + extra + b"}" + self._tail
+
+    def tool(self, event: Mapping[str, Any]) -> bytes:
+        """A chunk that tells of a tool; not for OpenAI's clients."""
+        return self._head + b'{"tool_event":' + orjson.dumps(event) + b"}" + self._tail
 
     def finish(self, reason: str) -> bytes:
         """The chunk that says why the answer ended."""

@@ -24,7 +24,7 @@ def calculator() -> Tool:
     """Exact decimal arithmetic."""
     return tool(
         "calculator",
-        "Decimal arithmetic with 34 digits: + - * / // ^, parentheses, abs, min, max, sqrt, round(x, places). No percent sign: write 0.15*x.",
+        "Decimal arithmetic: + - * / // ^, parentheses, abs, min, max, sqrt, round(x, places). No percent sign: write 0.15*x.",
         CalculatorInput,
         _run,
         safe_on_untrusted=True,

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wireroom_chat.domain.passages import Passage, SourceKind
 from wireroom_common.errors import ErrorKind, FieldProblem, WireroomError
-from wireroom_common.principal import Principal
 
 _MAX_PROBLEMS = 10
 _MAX_MESSAGE = 200
@@ -27,7 +27,8 @@ class ToolInput(BaseModel):
 class ToolCaller:
     """For whom a tool runs, and over which sources it may search. No kinds = all kinds."""
 
-    principal: Principal
+    tenant_id: UUID
+    user_id: UUID
     kinds: tuple[SourceKind, ...] = ()
     since: datetime | None = None
 

@@ -22,7 +22,9 @@ MAX_ARGUMENTS = 50
 _MAX_PLACES = 30
 _PLAIN = 40
 
-_TOKEN = re.compile(r"\s*(?:(?P<number>(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?)|(?P<name>[a-z]+)|(?P<sign>\*\*|//|[-+*/^(),]))")
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?)|(?P<name>[a-z]+)|(?P<sign>\*\*|//|[-+*/^(),]))"
+)
 
 
 def new_context() -> Context:

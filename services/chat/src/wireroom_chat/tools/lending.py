@@ -26,7 +26,9 @@ NoNegative = Annotated[
 Rate = Annotated[
     Decimal,
     Field(ge=0, le=loans.MAX_RATE, decimal_places=6, allow_inf_nan=False),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1000, "description": "Nominal annual rate in percent, for example 7.5."}),
+    WithJsonSchema(
+        {"type": "number", "minimum": 0, "maximum": 1000, "description": "Nominal annual rate in percent, for example 7.5."}
+    ),
 ]
 Months = Annotated[int, Field(ge=1, le=loans.MAX_MONTHS, description="Number of monthly payments.")]
 
@@ -203,5 +205,11 @@ def loan_tools() -> list[Tool]:
             _eligibility,
             safe_on_untrusted=True,
         ),
-        tool("loan_compare", "Two to ten loan offers for the same principal, cheapest first.", CompareInput, _compare, safe_on_untrusted=True),
+        tool(
+            "loan_compare",
+            "Two to ten loan offers for the same principal, cheapest first.",
+            CompareInput,
+            _compare,
+            safe_on_untrusted=True,
+        ),
     ]

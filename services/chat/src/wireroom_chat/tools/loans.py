@@ -75,7 +75,9 @@ def emi(principal: Decimal, annual_percent: Decimal, months: int) -> Decimal:
     # A rate so small that it is lost in 50 digits is no rate.
     if growth == 1:
         return cents(context.divide(principal, Decimal(months)))
-    return cents(context.divide(context.multiply(context.multiply(principal, rate), growth), context.subtract(growth, Decimal(1))))
+    return cents(
+        context.divide(context.multiply(context.multiply(principal, rate), growth), context.subtract(growth, Decimal(1)))
+    )
 
 
 def schedule(principal: Decimal, annual_percent: Decimal, months: int) -> Schedule:

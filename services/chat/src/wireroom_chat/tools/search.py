@@ -13,7 +13,9 @@ from wireroom_chat.ports import Retrieval
 from wireroom_chat.tools.contract import Tool, ToolCaller, ToolInput, ToolResult, tool
 from wireroom_common.errors import ErrorKind, WireroomError
 
-_Query = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$", description="What to look for, in plain words.")]
+_Query = Annotated[
+    str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$", description="What to look for, in plain words.")
+]
 _TopK = Annotated[int, Field(ge=1, le=10, description="How many passages.")]
 
 
@@ -47,7 +49,9 @@ def search_tools(retrieval: Retrieval) -> list[Tool]:
         )
 
     return [
-        tool("search_knowledge", "Search the documents that the user may read.", KnowledgeInput, knowledge, safe_on_untrusted=True),
+        tool(
+            "search_knowledge", "Search the documents that the user may read.", KnowledgeInput, knowledge, safe_on_untrusted=True
+        ),
         tool("search_news", "Search the news that the user may read.", NewsInput, news, safe_on_untrusted=True),
     ]
 

@@ -25,20 +25,20 @@ class InferenceServicer(chat_pb2_grpc.InferenceServiceServicer):
         return chat_pb2.ListModelsResponse(
             models=[
                 chat_pb2.Model(id=model.id, owned_by=model.owned_by, created=self._created, built_in=model.built_in)
-                for model in self._completing.models(current_principal())
+                for model in await self._completing.models(current_principal())
             ]
         )
 
     async def Complete(self, request: chat_pb2.CompleteRequest, context: Any) -> chat_pb2.CompleteResponse:  # noqa: N802 - rpc name
         del context
-        body, info = await self._completing.complete(current_principal(), request.body)
+        body, info = await self._completing.complete(current_principal(), request.body, no_cache=request.no_cache)
         return chat_pb2.CompleteResponse(body=body, info=info_message(info))
 
     async def StreamComplete(  # noqa: N802 - rpc name
         self, request: chat_pb2.StreamCompleteRequest, context: Any
     ) -> AsyncIterator[chat_pb2.StreamCompleteResponse]:
         del context
-        async with aclosing(self._completing.stream(current_principal(), request.body)) as frames:
+        async with aclosing(self._completing.stream(current_principal(), request.body, no_cache=request.no_cache)) as frames:
             async for frame in frames:
                 if isinstance(frame.part, bytes):
                     yield chat_pb2.StreamCompleteResponse(data=frame.part, seq=frame.seq)

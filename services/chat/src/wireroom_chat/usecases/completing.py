@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
 import orjson
 
-from wireroom_chat.domain.answer import AnswerMode, AnswerText, Ending, Piece
-from wireroom_chat.domain.catalogue import ListedModel, Route
+from wireroom_chat.domain.answer import AnswerMode
+from wireroom_chat.domain.assistants import PREFIX, is_assistant, narrowed, unknown
+from wireroom_chat.domain.catalogue import BUILT_IN_PROVIDER, ListedModel, Route
 from wireroom_chat.domain.continuation import can_continue
-from wireroom_chat.domain.request import ChatRequest, Grounding, parse_request
-from wireroom_chat.domain.terms import count_tokens
-from wireroom_chat.domain.wire import EXTRACTIVE_FINGERPRINT, ChunkWriter, Links, annotation_objects, completion_object
+from wireroom_chat.domain.followup import search_query
+from wireroom_chat.domain.providers import Strategy
+from wireroom_chat.domain.request import CacheMode, ChatRequest, Grounding, parse_request, text_of
+from wireroom_chat.domain.terms import Terms
+from wireroom_chat.domain.wire import Links
 from wireroom_chat.ports import Generation, Origin, ProviderDirectory
+from wireroom_chat.usecases.answer_cache import AnswerCache, KeptAnswer
+from wireroom_chat.usecases.assistants import Assistants
+from wireroom_chat.usecases.assisting import AssistantAnswer
 from wireroom_chat.usecases.forwarding import forward, forward_stream
 from wireroom_chat.usecases.generating import Generator, Plan
 from wireroom_chat.usecases.grounding import GroundedAnswer
-from wireroom_chat.usecases.quoting import NO_PROVIDER, OUT_OF_BUDGET, QuotedAnswer
+from wireroom_chat.usecases.quoting import FIRST_LINE, NO_PROVIDER, OUT_OF_BUDGET, QuotedAnswer
+from wireroom_chat.usecases.rendering import Item, Rendering
 from wireroom_chat.usecases.run import Run, Runs
 from wireroom_chat.usecases.streams import Frame, Info, Opening, Streams
-from wireroom_chat.usecases.usage import prompt_tokens
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal
 
 PERMISSION = "llm:invoke"
+_NOBODY = Route((), Strategy.ORDERED, None)
 _NOT_OF_THE_REQUEST = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.RATE_LIMITED})
 
 
@@ -52,7 +60,11 @@ class CompleteChat:
         runs: Runs,
         streams: Streams,
         links: Links,
+        terms: Terms,
+        cache: AnswerCache | None = None,
         degrade: Degrade = Degrade.ALWAYS,
+        assistants: Assistants | None = None,
+        assisting: AssistantAnswer | None = None,
     ) -> None:
         self._directory = directory
         self._generator = generator
@@ -60,41 +72,57 @@ class CompleteChat:
         self._grounded = grounded
         self._runs = runs
         self._streams = streams
-        self._links = links
+        self._rendering = Rendering(links)
+        self._terms = terms
+        self._cache = cache
         self._degrade = degrade
+        self._assistants = assistants
+        self._assisting = assisting
 
-    def models(self, principal: Principal) -> list[ListedModel]:
-        """The models on offer."""
+    async def models(self, principal: Principal) -> list[ListedModel]:
+        """The models on offer, the assistants last."""
         principal.require(PERMISSION)
-        return self._directory.catalogue().listed(principal.tenant_id)
+        names = await self._assistants.names(principal) if self._assistants is not None and principal.tenant_id else []
+        return [
+            *self._directory.catalogue().listed(principal.tenant_id),
+            *(ListedModel(f"{PREFIX}{name}", BUILT_IN_PROVIDER, built_in=True) for name in names),
+        ]
 
-    async def complete(self, principal: Principal, body: bytes) -> tuple[bytes, Info]:
-        """The chat completion object as JSON."""
+    async def complete(self, principal: Principal, body: bytes, *, no_cache: bool = False) -> tuple[bytes, Info]:
+        """The chat completion object as JSON. `no_cache`: no kept answer, whatever the body says."""
         principal.require(PERMISSION)
-        return await self.answer(principal, parse_request(body, stream=False), Origin())
+        request = parse_request(body, stream=False)
+        return await self.answer(principal, replace(request, cache=CacheMode.OFF) if no_cache else request, Origin())
 
-    async def stream(self, principal: Principal, body: bytes) -> AsyncGenerator[Frame, None]:
+    async def stream(self, principal: Principal, body: bytes, *, no_cache: bool = False) -> AsyncGenerator[Frame, None]:
         """Frames: `Info`, then chunks as JSON, then `End`. Errors before the first frame are raised."""
         principal.require(PERMISSION)
         request = parse_request(body, stream=True)
+        if no_cache:
+            request = replace(request, cache=CacheMode.OFF)
         async with aclosing(self.answer_stream(principal, request, Origin(), grace=0)) as frames:
             async for frame in frames:
                 yield frame
 
     async def answer(self, principal: Principal, request: ChatRequest, origin: Origin) -> tuple[bytes, Info]:
         """The whole answer to a request that is permitted."""
-        route = self._route(principal, request)
-        async with self._runs.track(self._runs.generation(principal, request.model, origin)) as run:
-            if route.candidates and route.grounding is None:
+        request, route = await self._resolved(principal, request)
+        async with (
+            self._runs.track(self._runs.generation(principal, request.model, origin)) as run,
+            self._kept_answer(principal, request, route, run) as kept,
+        ):
+            if kept is not None:
+                answer = self._rendering.kept(kept, run)
+            elif route.candidates and route.grounding is None:
                 try:
                     answer = await forward(request, self._generator.bound(_plan(request, route), run), run)
                 except WireroomError as error:
                     quotes = await self._quotes_instead(request, route, error)
                     if quotes is None:
                         raise
-                    answer = self._rendered(request, quotes, run)
+                    answer = self._rendering.whole(request, quotes, run)
             else:
-                answer = self._rendered(request, [item async for item in self._pieces(request, route, run)], run)
+                answer = self._rendering.whole(request, [item async for item in self._pieces(request, route, run)], run)
             await run.row()
             return answer, _info(run)
 
@@ -102,10 +130,10 @@ class CompleteChat:
         self, principal: Principal, request: ChatRequest, origin: Origin, *, grace: float
     ) -> AsyncGenerator[Frame, None]:
         """The streamed answer to a request that is permitted; it lives on for `grace` seconds without a caller."""
-        route = self._route(principal, request)
+        request, route = await self._resolved(principal, request)
         generation = self._runs.generation(principal, request.model, origin)
         opening = Opening(principal, generation, grace, _checkpoint(request, route))
-        async with aclosing(self._streams.deliver(opening, self._produce(request, route, generation))) as frames:
+        async with aclosing(self._streams.deliver(opening, self._produce(principal, request, route, generation))) as frames:
             async for frame in frames:
                 yield frame
 
@@ -118,7 +146,11 @@ class CompleteChat:
         request = parse_request(orjson.dumps(checkpoint["request"]), stream=True)
         written, ended = _text_of(chunks)
         async with self._runs.track(opening.generation, adopted=True) as run:
-            route = self._directory.catalogue().route(request.model, request.grounding, opening.principal.tenant_id)
+            route = (
+                _NOBODY
+                if is_assistant(request.model)
+                else self._directory.catalogue().route(request.model, request.grounding, opening.principal.tenant_id)
+            )
             last = next((item for item in route.candidates if path and item.label == path[-1]), None)
             if last is not None:
                 run.inherit(last, request.raw, written)
@@ -140,17 +172,74 @@ class CompleteChat:
                 async for chunk in rest:
                     yield chunk
 
-    async def _produce(self, request: ChatRequest, route: Route, generation: Generation) -> AsyncGenerator[Info | bytes, None]:
-        async with self._runs.track(generation) as run:
-            begun = ""
-            async with aclosing(self._chunks(request, route, run)) as chunks:
+    async def _produce(
+        self, principal: Principal, request: ChatRequest, route: Route, generation: Generation
+    ) -> AsyncGenerator[Info | bytes, None]:
+        async with self._runs.track(generation) as run, self._kept_answer(principal, request, route, run) as kept:
+            # How many calls of providers have been told of; each that yields is told.
+            told = -1
+            source = self._chunks(request, route, run) if kept is None else self._rendering.kept_chunks(kept, request, run)
+            async with aclosing(source) as chunks:
                 async for chunk in chunks:
-                    if not begun:
+                    if told < 0:
                         await run.row()
-                    if begun != run.provider:
-                        begun = run.provider
+                    if told != len(run.attempts):
+                        told = len(run.attempts)
                         yield _info(run)
                     yield chunk
+
+    @asynccontextmanager
+    async def _kept_answer(
+        self, principal: Principal, request: ChatRequest, route: Route, run: Run
+    ) -> AsyncGenerator[KeptAnswer | None, None]:
+        """An answer that was given before; else what is made inside the block is kept, if it ended well and by its own."""
+        slot = await self._cache.slot(principal, request, route) if self._cache is not None else None
+        # What tools found or made is of its moment.
+        if self._cache is None or slot is None or route.assistant is not None:
+            yield None
+            return
+        async with self._cache.turn(slot) as found:
+            if found is not None:
+                answer, run.cache = found
+                yield answer
+                return
+            run.cache, run.kept = "miss", True
+            yield None
+            if run.finish_reason == "stop" and run.mode in _kept_modes(route):
+                tokens_in, tokens_out = run.tokens()
+                message = run.message or {"role": "assistant", "content": "".join(run.text), "refusal": None}
+                answer = KeptAnswer(
+                    message=dict(message),
+                    citations=[dict(item) for item in run.citation_list],
+                    spans=list(run.spans),
+                    finish_reason=run.finish_reason,
+                    mode=run.mode.value,
+                    tokens_in=tokens_in,
+                    tokens_out=tokens_out,
+                )
+                await self._cache.keep(slot, answer)
+
+    async def _resolved(self, principal: Principal, request: ChatRequest) -> tuple[ChatRequest, Route]:
+        """The request under the name that is recorded, and its route; an assistant's name stands for a version of it."""
+        if not is_assistant(request.model):
+            route = self._route(principal, request)
+            return (request if route.grounding is None else self._with_topic(request)), route
+        if self._assistants is None:
+            raise unknown(request.model)
+        assistant = await self._assistants.choose(principal, request.model)
+        request.refuse_for_quotes()
+        route = self._directory.catalogue().route(assistant.config.model or "grounded", None, principal.tenant_id)
+        return (
+            replace(self._with_topic(request), model=assistant.model),
+            replace(route, grounding=narrowed(assistant.config, request.grounding), assistant=assistant),
+        )
+
+    def _with_topic(self, request: ChatRequest) -> ChatRequest:
+        """The request with what to look for, where its question leans on earlier ones."""
+        if request.search:
+            return request
+        earlier = [text_of(message.get("content")) for message in request.messages if message["role"] == "user"][:-1]
+        return replace(request, search=search_query(request.question(), earlier, self._terms)) if earlier else request
 
     def _route(self, principal: Principal, request: ChatRequest) -> Route:
         route = self._directory.catalogue().route(request.model, request.grounding, principal.tenant_id)
@@ -160,7 +249,7 @@ class CompleteChat:
 
     async def _chunks(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[bytes, None]:
         if not route.candidates or route.grounding is not None:
-            async with aclosing(self._written(request, self._pieces(request, route, run), run)) as chunks:
+            async with aclosing(self._rendering.chunks(request, self._pieces(request, route, run), run)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
@@ -176,23 +265,34 @@ class CompleteChat:
                 raise
         else:
             return
-        async with aclosing(self._written(request, _each(quotes), run)) as chunks:
+        async with aclosing(self._rendering.chunks(request, _each(quotes), run)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    async def _pieces(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[AnswerMode | Piece | Ending, None]:
-        """The pieces of an answer from sources; when no provider can write it, quotes from the same sources."""
+    def _quotes(self, request: ChatRequest, route: Route, first_line: str = FIRST_LINE) -> AsyncGenerator[Item, None]:
         grounding = route.grounding or Grounding()
+        if route.assistant is not None and self._assisting is not None:
+            return self._assisting.quoted(request, grounding, route.assistant, first_line)
+        return self._quoted.pieces(request, grounding, first_line)
+
+    def _generated(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[Item, None]:
+        grounding = route.grounding or Grounding()
+        provider = self._generator.bound(_plan(request, route), run)
+        if route.assistant is not None and self._assisting is not None:
+            owner = (run.generation.tenant_id, run.generation.user_id)
+            return self._assisting.pieces(request, grounding, route.assistant, provider, owner)
+        return self._grounded.pieces(request, grounding, provider)
+
+    async def _pieces(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[Item, None]:
+        """The pieces of an answer from sources; when no provider can write it, quotes from the same sources."""
         if not route.candidates:
-            async with aclosing(self._quoted.pieces(request, grounding)) as pieces:
+            async with aclosing(self._quotes(request, route)) as pieces:
                 async for piece in pieces:
                     yield piece
             return
         begun = False
         try:
-            async with aclosing(
-                self._grounded.pieces(request, grounding, self._generator.bound(_plan(request, route), run))
-            ) as pieces:
+            async with aclosing(self._generated(request, route, run)) as pieces:
                 async for piece in pieces:
                     begun = True
                     yield piece
@@ -205,99 +305,23 @@ class CompleteChat:
         for piece in quotes:
             yield piece
 
-    async def _quotes_instead(
-        self, request: ChatRequest, route: Route, error: WireroomError
-    ) -> list[AnswerMode | Piece | Ending] | None:
+    async def _quotes_instead(self, request: ChatRequest, route: Route, error: WireroomError) -> list[Item] | None:
         """Quotes that answer the request in place of a provider that could not; None when there are none or they are not wanted."""
         wanted = self._degrade is Degrade.ALWAYS or (self._degrade is Degrade.GROUNDED and route.grounding is not None)
         if error.kind not in _NOT_OF_THE_REQUEST or not (wanted and request.fallback and request.can_be_quoted()):
             return None
         first_line = OUT_OF_BUDGET if error.code == "insufficient_quota" else NO_PROVIDER
         try:
-            quotes = [item async for item in self._quoted.pieces(request, route.grounding or Grounding(), first_line)]
+            quotes = [item async for item in self._quotes(request, route, first_line)]
         except WireroomError:
             # The caller learns why there is no answer, not why there is no substitute for it.
             return None
         return quotes if AnswerMode.EXTRACTIVE in quotes else None
 
-    def _rendered(self, request: ChatRequest, pieces: list[AnswerMode | Piece | Ending], run: Run) -> bytes:
-        answer = AnswerText()
-        ending = Ending()
-        for item in pieces:
-            if isinstance(item, Piece):
-                run.first_token()
-                answer.add(item)
-            elif isinstance(item, Ending):
-                ending = item
-            else:
-                run.mode = item
-        self._finished(request, answer, ending, run)
-        return completion_object(
-            completion_id=run.completion_id,
-            created=run.created,
-            model=run.model,
-            text=answer.text,
-            finish_reason=ending.finish_reason,
-            annotations=answer.annotations,
-            links=self._links,
-            tokens=run.tokens(),
-            fingerprint=_fingerprint(run),
-        )
 
-    async def _written(
-        self, request: ChatRequest, pieces: AsyncGenerator[AnswerMode | Piece | Ending, None], run: Run
-    ) -> AsyncGenerator[bytes, None]:
-        """Quoted answers are known as a whole, so their last sentence carries the annotations; generated ones end with an empty piece."""
-        writer: ChunkWriter | None = None
-        answer = AnswerText()
-        ending = Ending()
-        held = ""
-        async with aclosing(pieces):
-            async for item in pieces:
-                if isinstance(item, Piece):
-                    run.first_token()
-                    answer.add(item)
-                    run.citations = len(answer.annotations)
-                    if writer is None:
-                        raise RuntimeError("an answer begins with its mode")
-                    if run.mode is AnswerMode.GENERATED:
-                        yield writer.content(item.text)
-                        continue
-                    if held:
-                        yield writer.content(held)
-                    held = item.text
-                elif isinstance(item, Ending):
-                    ending = item
-                else:
-                    run.mode = item
-                    writer = ChunkWriter(
-                        completion_id=run.completion_id,
-                        created=run.created,
-                        model=run.model,
-                        fingerprint=_fingerprint(run),
-                        include_usage=request.include_usage,
-                    )
-                    yield writer.role()
-        if writer is None:
-            raise RuntimeError("an answer has a mode")
-        self._finished(request, answer, ending, run)
-        if held or run.annotations:
-            yield writer.content(held, list(run.annotations) or None)
-        yield writer.finish(ending.finish_reason)
-        if request.include_usage:
-            yield writer.usage(*run.tokens())
-
-    def _finished(self, request: ChatRequest, answer: AnswerText, ending: Ending, run: Run) -> None:
-        run.citations = len(answer.annotations)
-        run.annotations = annotation_objects(answer.annotations, self._links)
-        run.finish_reason = ending.finish_reason
-        run.own_tokens = (prompt_tokens(request.messages), count_tokens(answer.text))
-        if run.kept:
-            run.text = [answer.text]
-            run.message = {"role": "assistant", "content": answer.text, "annotations": run.annotations}
-
-
-async def _each(items: list[AnswerMode | Piece | Ending]) -> AsyncGenerator[AnswerMode | Piece | Ending, None]:
+async def _each(
+    items: list[Item],
+) -> AsyncGenerator[Item, None]:
     for item in items:
         yield item
 
@@ -337,5 +361,8 @@ def _text_of(chunks: Sequence[bytes]) -> tuple[str, str]:
     return "".join(parts), ended
 
 
-def _fingerprint(run: Run) -> str | None:
-    return EXTRACTIVE_FINGERPRINT if run.mode is not AnswerMode.GENERATED and not run.attempts else None
+def _kept_modes(route: Route) -> frozenset[AnswerMode]:
+    """How an answer must have come about to be kept: quotes that stood in for a provider are not the answer."""
+    if route.candidates:
+        return frozenset({AnswerMode.GENERATED, AnswerMode.ABSTAINED})
+    return frozenset({AnswerMode.EXTRACTIVE, AnswerMode.ABSTAINED})

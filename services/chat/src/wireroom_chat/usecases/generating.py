@@ -25,6 +25,8 @@ from wireroom_common.errors import ErrorKind, WireroomError
 _MOVE_ON = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.RATE_LIMITED})
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 4.0
+# So long it takes until the replicas agree on who tries a provider that may work again, and until it has answered.
+_SHORTLY = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Generator:
         while True:
             candidate = await turn.next()
             attempt = await run.begin(candidate, body)
+            self._health.began(candidate)
             try:
                 answer = await self._directory.provider(candidate).complete({**body, "model": candidate.model.name})
             except asyncio.CancelledError:
@@ -105,6 +108,7 @@ class Generator:
             except BudgetSpent:
                 yield _made({}, "length")
                 return
+            self._health.began(candidate)
             try:
                 async with aclosing(self._attempt(candidate, asked, run, attempt, answer.seam(candidate))) as chunks:
                     async for chunk, text in chunks:
@@ -259,10 +263,10 @@ class _Turn:
         return candidates if self._plan.fallback else candidates[:1]
 
     async def _pause(self) -> bool:
-        """Wait before the next round, unless that would take too long or nobody was called at all."""
-        if self._error is None:
-            return False
+        """Wait before the next round, unless that would take too long, or nobody was called and nobody gets free shortly."""
         blocked = min((self._health.blocked_for(candidate) for candidate in self._ordered()), default=0.0)
+        if self._error is None and not 0 < blocked <= _SHORTLY:
+            return False
         seconds = max(_FIRST_PAUSE * 2 ** (self._round - 1), blocked, self._wanted_pause())
         if seconds > _LONGEST_PAUSE:
             return False

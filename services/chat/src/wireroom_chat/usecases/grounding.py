@@ -35,7 +35,7 @@ class GroundedAnswer:
         self, request: ChatRequest, grounding: Grounding, provider: ChatProvider
     ) -> AsyncGenerator[AnswerMode | Piece | Ending, None]:
         """The mode, then the pieces, then the ending."""
-        question = request.question()
+        question = request.search_text()
         passages = _within_budget(await self._retrieval.retrieve(question, grounding))
         evidence: dict[int, list[Citation]] = {}
         if not self._selector.is_weak(question, passages):

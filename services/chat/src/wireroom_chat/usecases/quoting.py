@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from wireroom_chat.domain.answer import AnswerMode, Ending, Piece
 from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.intent import needs_generation
+from wireroom_chat.domain.lengths import Lengths
+from wireroom_chat.domain.passages import Citation
 from wireroom_chat.domain.request import ChatRequest, Grounding
 from wireroom_chat.ports import Retrieval
 
@@ -37,24 +39,34 @@ class QuotedAnswer:
     ) -> AsyncGenerator[AnswerMode | Piece | Ending, None]:
         """The mode, then the pieces, then the ending. `first_line` says why nobody writes."""
         question = request.question()
+        lengths = Lengths.of(request.raw)
         if needs_generation(question):
             yield AnswerMode.ABSTAINED
-            yield Piece(f"{first_line}\n\n")
-            yield Piece(GENERATION_NEEDED)
-            yield Ending()
+            for item in _fitting(lengths, [Piece(f"{first_line}\n\n"), Piece(GENERATION_NEEDED)]):
+                yield item
             return
-        passages = await self._retrieval.retrieve(question, grounding)
-        quotes = self._selector.select(question, passages)
+        sought = request.search_text()
+        passages = await self._retrieval.retrieve(sought, grounding)
+        quotes = self._selector.select(sought, passages, question if request.search else "")
         citations = [citation for citation in await self._retrieval.verify(quotes) if citation is not None]
         if not citations:
             yield AnswerMode.ABSTAINED
-            yield Piece(f"{first_line}\n\n")
-            yield Piece(ABSTENTION)
-            yield Ending()
+            for item in _fitting(lengths, [Piece(f"{first_line}\n\n"), Piece(ABSTENTION)]):
+                yield item
             return
         yield AnswerMode.EXTRACTIVE
-        yield Piece(first_line)
-        for number, citation in enumerate(citations, start=1):
-            cited = f"{citation.quote.line} [{number}]"
-            yield Piece(f"\n\n{cited}", (2, 2 + len(cited)), ((number, citation),))
-        yield Ending()
+        for item in _fitting(lengths, [Piece(first_line), *_cited(citations)]):
+            yield item
+
+
+def _cited(citations: Sequence[Citation]) -> list[Piece]:
+    pieces = []
+    for number, citation in enumerate(citations, start=1):
+        cited = f"{citation.quote.line} [{number}]"
+        pieces.append(Piece(f"\n\n{cited}", (2, 2 + len(cited)), ((number, citation),)))
+    return pieces
+
+
+def _fitting(lengths: Lengths, pieces: Sequence[Piece]) -> list[Piece | Ending]:
+    kept, reason = lengths.applied(pieces)
+    return [*kept, Ending(reason)]

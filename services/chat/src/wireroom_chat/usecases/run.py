@@ -12,6 +12,8 @@ from uuid import UUID
 import structlog
 
 from wireroom_chat.domain.answer import AnswerMode
+from wireroom_chat.domain.budgets import NO_LIMIT
+from wireroom_chat.domain.passages import Span
 from wireroom_chat.domain.pricing import Pricing
 from wireroom_chat.domain.providers import Candidate, Price
 from wireroom_chat.domain.terms import count_tokens
@@ -83,6 +85,8 @@ class Run:
     text: list[str] = field(default_factory=list)
     message: Mapping[str, Any] | None = None
     annotations: Sequence[Mapping[str, Any]] = ()
+    citation_list: Sequence[Mapping[str, Any]] = ()
+    spans: Sequence[Span] = ()
     finish_reason: str = ""
     # Whether somebody waits for the whole answer: then its text is kept.
     kept: bool = False
@@ -226,12 +230,15 @@ class Run:
 
     async def _reserve(self, micros: int, *, going_on: bool) -> None:
         try:
-            self.remaining_micros = await self.ledger.reserve(self.generation, micros)
+            remaining = await self.ledger.reserve(self.generation, micros)
         except WireroomError as error:
             if going_on and error.code == "insufficient_quota":
                 raise BudgetSpent from None
             raise
-        self._reserved += micros
+        # Without a budget nothing was set aside, and the answer may grow.
+        if remaining < NO_LIMIT:
+            self.remaining_micros = remaining
+            self._reserved += micros
 
     def _affordable(self, price: Price, spent: int) -> int:
         """Completion tokens that the reservation covers."""

@@ -1,4 +1,4 @@
-"""Assistants and their versions."""
+"""Versions of API keys' terms, by which consumers of their events know the newer one."""
 
 from alembic import op
 
@@ -7,8 +7,8 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-UPGRADE: list[str] = []
-DOWNGRADE: list[str] = []
+UPGRADE: list[str] = ["ALTER TABLE auth.api_keys ADD COLUMN version bigint NOT NULL DEFAULT 1"]
+DOWNGRADE: list[str] = ["ALTER TABLE auth.api_keys DROP COLUMN version"]
 
 
 def upgrade() -> None:

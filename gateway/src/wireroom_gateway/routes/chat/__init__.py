@@ -1,0 +1,1 @@
+"""The native chat surface below /api/v1."""

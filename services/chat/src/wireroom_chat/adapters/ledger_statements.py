@@ -1,0 +1,222 @@
+"""The ledger's SQL. Whoever locks several rows of `budget_periods` does so in the order of its key, and takes no other lock after that."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+# The budgets that bind the payer :user_id/:key_id of a generation that started on :day of the month :month. The default of each user
+# or key gives way to a budget of their own; what came with an API key binds beside both.
+_BINDING = """
+    SELECT b.id AS budget_id, b.scope, b.period, b.cap,
+        CASE b.scope WHEN 'tenant' THEN '*' WHEN 'user' THEN CAST(:user AS text) ELSE CAST(:key AS text) END AS subject,
+        CASE b.period WHEN 'day' THEN CAST(:day AS date) WHEN 'month' THEN CAST(:month AS date) ELSE DATE '1970-01-01' END AS period_start
+    FROM budgets b
+    WHERE b.tenant_id = :tenant_id AND b.enabled
+      AND (b.scope = 'tenant' OR (b.scope = 'user' AND b.subject IN (:user, '*'))
+           OR (b.scope = 'key' AND CAST(:key AS text) <> '' AND b.subject IN (:key, '*')))
+      AND NOT (b.scope <> 'tenant' AND b.subject = '*' AND EXISTS (
+          SELECT 1 FROM budgets o WHERE o.tenant_id = b.tenant_id AND o.scope = b.scope AND o.period = b.period AND o.source = b.source
+            AND o.enabled AND o.subject = CASE b.scope WHEN 'user' THEN CAST(:user AS text) ELSE CAST(:key AS text) END))
+"""
+
+# What the payer has spent in the period before its first row in `budget_periods`: a budget counts from the period's start, not its own.
+_SPENT_BEFORE = """
+    (SELECT COALESCE(sum(d.micros), 0) FROM usage_daily d
+     WHERE d.tenant_id = :tenant_id AND d.day >= n.period_start
+       AND d.day < CASE n.period WHEN 'day' THEN n.period_start + 1 WHEN 'month' THEN CAST(n.period_start + interval '1 month' AS date)
+                   ELSE DATE 'infinity' END
+       AND (n.scope = 'tenant' OR (n.scope = 'user' AND d.user_id = CAST(:user_id AS uuid))
+            OR (n.scope = 'key' AND d.key_id = CAST(:key_id AS uuid))))
+"""
+
+# No row: nothing binds. `open` null: the period has no row yet (OPEN_PERIODS makes it). `remaining` null: nothing was set aside anywhere,
+# because this cap or another would have been passed.
+RESERVE = text(
+    f"""
+    WITH binding AS MATERIALIZED ({_BINDING}),
+    locked AS MATERIALIZED (
+        SELECT p.budget_id, p.subject, p.period_start, p.spent, p.reserved, p.refused, binding.cap
+        FROM budget_periods p JOIN binding ON p.budget_id = binding.budget_id AND p.subject = binding.subject
+            AND p.period_start = binding.period_start
+        WHERE p.tenant_id = :tenant_id
+        ORDER BY p.budget_id, p.subject, p.period_start
+        FOR UPDATE OF p
+    ),
+    fitting AS (
+        SELECT count(*) = (SELECT count(*) FROM binding) AND bool_and(spent + reserved + :micros <= cap) AS fits FROM locked
+    ),
+    taken AS (
+        UPDATE budget_periods p SET reserved = p.reserved + :micros
+        FROM locked l, fitting f
+        WHERE f.fits AND p.tenant_id = :tenant_id AND p.budget_id = l.budget_id AND p.subject = l.subject
+            AND p.period_start = l.period_start
+        RETURNING p.budget_id, p.subject, p.period_start, l.cap - p.spent - p.reserved AS remaining
+    ),
+    set_aside AS (
+        INSERT INTO reservations AS r (tenant_id, generation_id, budget_id, subject, period_start, micros, created_at)
+        SELECT :tenant_id, :id, budget_id, subject, period_start, :micros, :now FROM taken
+        ON CONFLICT (tenant_id, generation_id, budget_id) DO UPDATE SET micros = r.micros + excluded.micros
+    )
+    SELECT binding.budget_id, binding.scope, binding.subject, binding.period, binding.period_start, binding.cap, locked.spent,
+        locked.reserved, locked.refused, locked.budget_id IS NOT NULL AS open, taken.remaining
+    FROM binding LEFT JOIN locked USING (budget_id) LEFT JOIN taken USING (budget_id)
+    """  # noqa: S608 - constants
+)
+
+OPEN_PERIODS = text(
+    f"""
+    INSERT INTO budget_periods (tenant_id, budget_id, subject, period_start, spent)
+    SELECT :tenant_id, n.budget_id, n.subject, n.period_start, {_SPENT_BEFORE}
+    FROM ({_BINDING}) n ORDER BY n.budget_id, n.subject, n.period_start
+    ON CONFLICT DO NOTHING
+    """  # noqa: S608 - constants
+)
+
+MARK_REFUSED = text(
+    "UPDATE budget_periods SET refused = true WHERE tenant_id = :tenant_id AND budget_id = :budget_id AND subject = :subject"
+    " AND period_start = :period_start AND NOT refused"
+)
+
+MARK_NOTIFIED = text(
+    "UPDATE budget_periods SET notified = :percent WHERE tenant_id = :tenant_id AND budget_id = :budget_id AND subject = :subject"
+    " AND period_start = :period_start"
+)
+
+START = text(
+    """
+    INSERT INTO generations (tenant_id, id, user_id, key_id, completion_id, model, status, started_at, origin_kind, origin_id)
+    VALUES (:tenant_id, :id, :user_id, CAST(NULLIF(CAST(:key AS text), '') AS uuid), :completion_id, :model, 'running',
+        :started_at, :origin_kind, :origin_id)
+    ON CONFLICT DO NOTHING
+    """
+)
+
+# Everything hangs on `closed`, which has a row only for the one settlement that ends the generation. The result: the budgets charged.
+SETTLE = text(
+    f"""
+    WITH part AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(CAST(:parts AS jsonb)) AS p(number integer, provider text, model text, key text,
+            tokens_in bigint, tokens_out bigint, reported boolean, counted_out bigint, micros bigint, price_version text, status text,
+            error_code text, first_token_ms bigint)
+    ),
+    closed AS (
+        INSERT INTO generations AS g (tenant_id, id, user_id, key_id, completion_id, model, provider, status, answer_mode, error_code,
+            tokens_in, tokens_out, citations, first_token_ms, started_at, finished_at, origin_kind, origin_id, micros, path, cache)
+        VALUES (:tenant_id, :id, :user_id, CAST(NULLIF(CAST(:key AS text), '') AS uuid), :completion_id, :model, :provider, :status,
+            :answer_mode, :error_code, :tokens_in, :tokens_out, :citations, :first_token_ms, :started_at, :finished_at, :origin_kind,
+            :origin_id, :micros, CAST(:path AS text[]), :cache)
+        ON CONFLICT (tenant_id, id) DO UPDATE SET provider = excluded.provider, status = excluded.status,
+            answer_mode = excluded.answer_mode, error_code = excluded.error_code, tokens_in = excluded.tokens_in,
+            tokens_out = excluded.tokens_out, citations = excluded.citations, first_token_ms = excluded.first_token_ms,
+            finished_at = excluded.finished_at, micros = excluded.micros, path = excluded.path, cache = excluded.cache
+        WHERE g.status = 'running'
+        RETURNING g.id
+    ),
+    booked AS (
+        INSERT INTO usage (tenant_id, at, generation_id, number, user_id, key_id, provider, model, provider_key, tokens_in, tokens_out,
+            reported, counted_out, micros, price_version, status, error_code, first_token_ms)
+        SELECT :tenant_id, :started_at, closed.id, part.number, :user_id, CAST(NULLIF(CAST(:key AS text), '') AS uuid), part.provider,
+            part.model, part.key, part.tokens_in, part.tokens_out, part.reported, part.counted_out, part.micros, part.price_version,
+            part.status, part.error_code, part.first_token_ms
+        FROM part, closed
+    ),
+    summed AS (
+        SELECT provider, model, sum(requests) AS requests, sum(failed) AS failed, sum(attempts) AS attempts,
+            sum(tokens_in) AS tokens_in, sum(tokens_out) AS tokens_out, sum(micros) AS micros
+        FROM (
+            SELECT provider, model, 0 AS requests, 0 AS failed, 1 AS attempts, tokens_in, tokens_out, micros FROM part
+            UNION ALL
+            SELECT CAST(:provider AS text), CAST(:answering_model AS text), 1, CASE WHEN :status = 'failed' THEN 1 ELSE 0 END, 0, 0, 0, 0
+        ) AS each
+        WHERE EXISTS (SELECT 1 FROM closed)
+        GROUP BY provider, model
+    ),
+    daily AS (
+        INSERT INTO usage_daily AS d (tenant_id, day, user_id, key_id, provider, model, requests, failed, attempts, tokens_in,
+            tokens_out, micros)
+        SELECT :tenant_id, :day, :user_id, CAST(:key_id AS uuid), provider, model, requests, failed, attempts, tokens_in, tokens_out,
+            micros
+        FROM summed ORDER BY provider, model
+        ON CONFLICT (tenant_id, day, user_id, key_id, provider, model) DO UPDATE SET requests = d.requests + excluded.requests,
+            failed = d.failed + excluded.failed, attempts = d.attempts + excluded.attempts,
+            tokens_in = d.tokens_in + excluded.tokens_in, tokens_out = d.tokens_out + excluded.tokens_out,
+            micros = d.micros + excluded.micros
+    ),
+    released AS (
+        DELETE FROM reservations r USING closed WHERE r.tenant_id = :tenant_id AND r.generation_id = closed.id
+        RETURNING r.budget_id, r.subject, r.period_start, r.micros
+    ),
+    payer AS (
+        SELECT n.budget_id, n.subject, n.period_start, CASE WHEN p.budget_id IS NULL THEN {_SPENT_BEFORE} ELSE 0 END AS before
+        FROM ({_BINDING}) n LEFT JOIN budget_periods p ON p.tenant_id = :tenant_id AND p.budget_id = n.budget_id
+            AND p.subject = n.subject AND p.period_start = n.period_start
+        UNION
+        SELECT budget_id, subject, period_start, 0 FROM released
+    ),
+    charged AS (
+        INSERT INTO budget_periods AS p (tenant_id, budget_id, subject, period_start, spent)
+        SELECT :tenant_id, payer.budget_id, payer.subject, payer.period_start, payer.before + :micros
+        FROM payer, closed
+        WHERE :micros > 0 OR EXISTS (SELECT 1 FROM released)
+        ORDER BY payer.budget_id, payer.subject, payer.period_start
+        ON CONFLICT (tenant_id, budget_id, subject, period_start) DO UPDATE SET spent = p.spent + :micros,
+            reserved = p.reserved - COALESCE((SELECT r.micros FROM released r WHERE r.budget_id = p.budget_id), 0)
+        RETURNING p.budget_id, p.subject, p.period_start, p.spent, p.notified
+    ),
+    told AS (
+        INSERT INTO outbox (id, tenant_id, type, subject, partition_key, actor, traceparent, causation_id, data)
+        SELECT e.id, :tenant_id, e.type, :completion_id, :completion_id, :actor, :traceparent, '', e.data
+        FROM closed, unnest(CAST(:event_ids AS uuid[]), CAST(:event_types AS text[]), CAST(:event_data AS bytea[])) AS e(id, type, data)
+    )
+    SELECT charged.budget_id, charged.subject, charged.period_start, charged.spent, charged.notified, b.scope, b.period, b.cap
+    FROM charged JOIN budgets b ON b.tenant_id = :tenant_id AND b.id = charged.budget_id
+    ORDER BY charged.budget_id
+    """  # noqa: S608 - constants
+)
+
+# A reservation that its generation's settlement will not release, because it came after that or the generation was never written.
+RELEASE = text(
+    """
+    WITH released AS (
+        DELETE FROM reservations WHERE tenant_id = :tenant_id AND generation_id = :id
+        RETURNING budget_id, subject, period_start, micros
+    ),
+    locked AS MATERIALIZED (
+        SELECT p.budget_id, p.subject, p.period_start, released.micros FROM budget_periods p JOIN released
+            ON p.budget_id = released.budget_id AND p.subject = released.subject AND p.period_start = released.period_start
+        WHERE p.tenant_id = :tenant_id ORDER BY p.budget_id, p.subject, p.period_start FOR UPDATE OF p
+    )
+    UPDATE budget_periods p SET reserved = p.reserved - locked.micros FROM locked
+    WHERE p.tenant_id = :tenant_id AND p.budget_id = locked.budget_id AND p.subject = locked.subject
+        AND p.period_start = locked.period_start
+    """
+)
+
+ABANDONED = text(
+    "SELECT tenant_id, id, user_id, key_id, completion_id, model, started_at, origin_kind, origin_id FROM generations"
+    " WHERE status = 'running' AND started_at < :before ORDER BY started_at LIMIT :limit"
+)
+
+ORPHANS = text(
+    """
+    SELECT r.tenant_id, r.generation_id FROM reservations r
+        LEFT JOIN generations g ON g.tenant_id = r.tenant_id AND g.id = r.generation_id
+    WHERE r.created_at < CASE WHEN g.id IS NULL THEN CAST(:unwritten_before AS timestamptz)
+            ELSE CAST(:ended_before AS timestamptz) END
+        AND g.status IS DISTINCT FROM 'running'
+    GROUP BY r.tenant_id, r.generation_id LIMIT :limit
+    """
+)
+
+# `payer` is whose spending it is, `subject` that of the budget.
+SPENDING = text(
+    f"""
+    SELECT b.id, b.scope, b.subject, b.period, b.cap, b.enabled, b.source, b.created_at, b.updated_at, n.subject AS payer, n.period_start,
+        COALESCE(p.spent, {_SPENT_BEFORE}) AS spent, COALESCE(p.reserved, 0) AS reserved
+    FROM ({_BINDING}) n
+    JOIN budgets b ON b.tenant_id = :tenant_id AND b.id = n.budget_id
+    LEFT JOIN budget_periods p ON p.tenant_id = :tenant_id AND p.budget_id = n.budget_id AND p.subject = n.subject
+        AND p.period_start = n.period_start
+    ORDER BY b.scope, b.period, b.id
+    """  # noqa: S608 - constants
+)

@@ -1,0 +1,1 @@
+"""The assistants that are shipped, as YAML."""

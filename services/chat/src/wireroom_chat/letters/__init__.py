@@ -1,0 +1,1 @@
+"""Letters as PDF: templates of text, fonts, and the renderer."""

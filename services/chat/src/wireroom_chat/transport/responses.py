@@ -1,0 +1,69 @@
+"""`ResponseService`: protobuf in and out, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+
+from wireroom_chat.transport.grpc import info_message
+from wireroom_chat.usecases.responding import Respond
+from wireroom_chat.usecases.streams import Info
+from wireroom_common.principal import current_principal
+from wireroom_protos.chat.v1 import responses_pb2, responses_pb2_grpc
+
+_MAX_PAGE = 100
+
+
+class ResponseServicer(responses_pb2_grpc.ResponseServiceServicer):
+    """Errors leave as WireroomErrors; the rpc server renders them."""
+
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
+
+    async def CreateResponse(  # noqa: N802 - rpc name
+        self, request: responses_pb2.CreateResponseRequest, context: Any
+    ) -> responses_pb2.CreateResponseResponse:
+        del context
+        body, info = await self._respond.create(current_principal(), request.body)
+        return responses_pb2.CreateResponseResponse(body=body, info=info_message(info))
+
+    async def StreamResponse(  # noqa: N802 - rpc name
+        self, request: responses_pb2.StreamResponseRequest, context: Any
+    ) -> AsyncIterator[responses_pb2.StreamResponseResponse]:
+        del context
+        async with aclosing(self._respond.stream(current_principal(), request.body)) as parts:
+            async for part in parts:
+                if isinstance(part, Info):
+                    yield responses_pb2.StreamResponseResponse(info=info_message(part))
+                else:
+                    event = responses_pb2.ResponseEvent(type=part.type, data=orjson.dumps(part.members))
+                    yield responses_pb2.StreamResponseResponse(event=event)
+
+    async def GetResponse(  # noqa: N802 - rpc name
+        self, request: responses_pb2.GetResponseRequest, context: Any
+    ) -> responses_pb2.GetResponseResponse:
+        del context
+        return responses_pb2.GetResponseResponse(body=await self._respond.get(current_principal(), request.id))
+
+    async def DeleteResponse(  # noqa: N802 - rpc name
+        self, request: responses_pb2.DeleteResponseRequest, context: Any
+    ) -> responses_pb2.DeleteResponseResponse:
+        del context
+        await self._respond.delete(current_principal(), request.id)
+        return responses_pb2.DeleteResponseResponse()
+
+    async def ListInputItems(  # noqa: N802 - rpc name
+        self, request: responses_pb2.ListInputItemsRequest, context: Any
+    ) -> responses_pb2.ListInputItemsResponse:
+        del context
+        page = await self._respond.input_items(
+            current_principal(),
+            request.id,
+            limit=min(max(request.limit, 1), _MAX_PAGE),
+            after=request.after,
+            ascending=request.ascending,
+        )
+        return responses_pb2.ListInputItemsResponse(body=page.render())

@@ -1,0 +1,42 @@
+"""`StreamService`: coming back to streamed generations."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from wireroom_chat.transport.stream_frames import frame_message, frame_of
+from wireroom_chat.usecases.streams import Streams
+from wireroom_common.errors import invalid
+from wireroom_common.principal import current_principal
+from wireroom_protos.chat.v1 import conversation_pb2, conversation_pb2_grpc
+
+_MAX_TAIL = 1_000
+
+
+class StreamServicer(conversation_pb2_grpc.StreamServiceServicer):
+    """Errors leave as WireroomErrors; the rpc server renders them."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+
+    async def Resume(  # noqa: N802 - rpc name
+        self, request: conversation_pb2.ResumeRequest, context: Any
+    ) -> AsyncIterator[conversation_pb2.ResumeResponse]:
+        del context
+        if len(request.tail) > _MAX_TAIL:
+            raise invalid("tail_too_long", f"At most {_MAX_TAIL} frames may be sent along.", field="tail")
+        try:
+            tail = [frame for frame in map(frame_of, request.tail) if frame is not None]
+        except ValueError:
+            raise invalid("tail_invalid", "A frame of the tail names no known answer mode.", field="tail") from None
+        resumed = self._streams.resume(current_principal(), request.stream_id, request.after_seq, tail)
+        async with aclosing(resumed) as frames:
+            async for frame in frames:
+                yield conversation_pb2.ResumeResponse(frame=frame_message(frame))
+
+    async def Cancel(self, request: conversation_pb2.CancelRequest, context: Any) -> conversation_pb2.CancelResponse:  # noqa: N802 - rpc name
+        del context
+        await self._streams.cancel(current_principal(), request.stream_id)
+        return conversation_pb2.CancelResponse()

@@ -1,0 +1,233 @@
+"""The Responses API: answers of chat completions, kept for their owner."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from wireroom_chat.domain.response_events import Event, ResponseBuilder
+from wireroom_chat.domain.response_items import MAX_ITEMS
+from wireroom_chat.domain.responses import ResponseRequest, parse_response_request, previous_not_found
+from wireroom_chat.ports import Origin, Owner, ResponseStore, StoredResponse
+from wireroom_chat.usecases.completing import PERMISSION, CompleteChat
+from wireroom_chat.usecases.streams import End, Info
+from wireroom_common.clock import Clock
+from wireroom_common.errors import ErrorKind, WireroomError, invalid, not_found
+from wireroom_common.ids import new_id
+from wireroom_common.principal import Principal
+
+_PREFIX = "resp_"
+# What a stored response may weigh: request items and answer together. A larger one is not stored.
+_MAX_STORED_BYTES = 8 * 1024 * 1024
+
+
+def new_name(prefix: str) -> str:
+    """An id such as OpenAI's objects have."""
+    return f"{prefix}_{new_id().hex}"
+
+
+@dataclass(frozen=True)
+class InputItems:
+    """A page of the items that a response was made from."""
+
+    items: Sequence[Mapping[str, Any]]
+    has_more: bool
+
+    def render(self) -> bytes:
+        """OpenAI's list object."""
+        return orjson.dumps(
+            {
+                "object": "list",
+                "data": self.items,
+                "first_id": self.items[0]["id"] if self.items else None,
+                "last_id": self.items[-1]["id"] if self.items else None,
+                "has_more": self.has_more,
+            }
+        )
+
+
+class Respond:
+    """A response is stored once its answer has ended; one whose caller goes away before that is not."""
+
+    def __init__(self, completing: CompleteChat, store: ResponseStore, clock: Clock) -> None:
+        self._completing = completing
+        self._store = store
+        self._clock = clock
+
+    async def create(self, principal: Principal, body: bytes) -> tuple[bytes, Info]:
+        """The response object as JSON."""
+        draft = await self._draft(principal, body)
+        chat = draft.request.chat_request(draft.history, stream=False)
+        answer, info = await self._completing.answer(principal, chat, Origin("response", draft.builder.id))
+        draft.builder.take(orjson.loads(answer))
+        response = draft.builder.finished(self._clock.now().timestamp())
+        return await self._keep(draft, response), info
+
+    async def stream(self, principal: Principal, body: bytes) -> AsyncGenerator[Info | Event, None]:
+        """`Info`, then the events. Errors before the first event are raised, later ones are events."""
+        draft = await self._draft(principal, body)
+        ending = _Ending()
+        async with aclosing(self._events(principal, draft, ending)) as events:
+            async for event in events:
+                yield event
+        if ending.failure is None:
+            for closing in draft.builder.closing():
+                yield closing
+            response = draft.builder.finished(self._clock.now().timestamp())
+        else:
+            response = draft.builder.failed(ending.failure)
+        # Before it is told: whoever has read the end may ask for it at once.
+        try:
+            response = orjson.loads(await self._keep(draft, response))
+        except WireroomError as error:
+            response = draft.builder.failed(error)
+        yield draft.builder.ended(response)
+
+    async def _events(self, principal: Principal, draft: _Draft, ending: _Ending) -> AsyncGenerator[Info | Event, None]:
+        """What comes before the end; how that is, stands in `ending`. A failure before the first event is raised."""
+        chat = draft.request.chat_request(draft.history, stream=True)
+        origin = Origin("response", draft.builder.id)
+        begun = False
+        async with aclosing(self._completing.answer_stream(principal, chat, origin, grace=0)) as frames:
+            try:
+                async for frame in frames:
+                    part = frame.part
+                    if isinstance(part, bytes):
+                        for event in draft.builder.chunk(orjson.loads(part)):
+                            yield event
+                    elif isinstance(part, End):
+                        ending.failure = _failure(part)
+                    elif not begun:
+                        begun = True
+                        yield part
+                        for event in draft.builder.opening():
+                            yield event
+            except WireroomError as error:
+                if not begun:
+                    raise
+                ending.failure = error
+
+    async def get(self, principal: Principal, name: str) -> bytes:
+        """A stored response of the caller; NOT_FOUND if there is none."""
+        return (await self._stored(principal, name)).response
+
+    async def delete(self, principal: Principal, name: str) -> None:
+        """Delete a stored response of the caller; NOT_FOUND if there is none."""
+        principal.require(PERMISSION)
+        if not await self._store.delete(_owner(principal), _parse_name(name)):
+            raise not_found("response")
+
+    async def input_items(self, principal: Principal, name: str, *, limit: int, after: str, ascending: bool) -> InputItems:
+        """The items of the request, newest first unless `ascending`."""
+        items = orjson.loads((await self._stored(principal, name)).items)
+        if not ascending:
+            items.reverse()
+        start = 0
+        if after:
+            start = next((index + 1 for index, item in enumerate(items) if item["id"] == after), -1)
+            if start < 0:
+                raise invalid("item_unknown", "'after' names no item of this response.", field="after")
+        return InputItems(items[start : start + limit], has_more=len(items) > start + limit)
+
+    async def _draft(self, principal: Principal, body: bytes) -> _Draft:
+        principal.require(PERMISSION)
+        request = parse_response_request(body, new_name)
+        history: list[Mapping[str, Any]] = []
+        if request.previous_id:
+            history = await self._history(principal, request)
+        identity = new_id()
+        now = self._clock.now()
+        builder = ResponseBuilder(request, response_id=f"{_PREFIX}{identity.hex}", created=now.timestamp(), new_name=new_name)
+        return _Draft(_owner(principal), identity, now, request, history, builder)
+
+    async def _history(self, principal: Principal, request: ResponseRequest) -> list[Mapping[str, Any]]:
+        """The items of the conversation so far; INVALID when a part of it is not there any more."""
+        previous = _identity(request.previous_id)
+        turns = await self._store.conversation(_owner(principal), previous) if previous else []
+        if not turns or turns[0].previous_id is not None:
+            raise previous_not_found(request.previous_id)
+        items: list[Mapping[str, Any]] = []
+        for turn in turns:
+            items += orjson.loads(turn.items)
+            items += orjson.loads(turn.response)["output"]
+        if len(items) > MAX_ITEMS:
+            raise invalid(
+                "conversation_too_long",
+                f"The conversation has more than {MAX_ITEMS} items. Begin a new one.",
+                field="previous_response_id",
+            )
+        return items
+
+    async def _stored(self, principal: Principal, name: str) -> StoredResponse:
+        principal.require(PERMISSION)
+        found = await self._store.get(_owner(principal), _parse_name(name))
+        if found is None:
+            raise not_found("response")
+        return found
+
+    async def _keep(self, draft: _Draft, response: Mapping[str, Any]) -> bytes:
+        rendered = orjson.dumps(response)
+        if draft.request.store:
+            items = orjson.dumps(draft.request.items)
+            if len(items) + len(rendered) > _MAX_STORED_BYTES:
+                # The answer is paid for: it is given, and says that it is not kept.
+                return orjson.dumps({**response, "store": False})
+            await self._store.add(
+                draft.owner,
+                StoredResponse(
+                    id=draft.identity,
+                    previous_id=_identity(draft.request.previous_id),
+                    created_at=draft.created_at,
+                    items=items,
+                    response=rendered,
+                ),
+            )
+        return rendered
+
+
+@dataclass(frozen=True)
+class _Draft:
+    owner: Owner
+    identity: UUID
+    created_at: datetime
+    request: ResponseRequest
+    history: Sequence[Mapping[str, Any]]
+    builder: ResponseBuilder
+
+
+@dataclass
+class _Ending:
+    failure: WireroomError | None = None
+
+
+def _owner(principal: Principal) -> Owner:
+    return Owner(principal.tenant(), principal.user_id())
+
+
+def _identity(name: str) -> UUID | None:
+    try:
+        return UUID(hex=name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
+    except ValueError:
+        return None
+
+
+def _parse_name(name: str) -> UUID:
+    identity = _identity(name)
+    if identity is None:
+        raise not_found("response")
+    return identity
+
+
+def _failure(end: End) -> WireroomError | None:
+    if end.status == "completed":
+        return None
+    kind = ErrorKind(end.error_kind) if end.error_kind else ErrorKind.UNAVAILABLE
+    return WireroomError(
+        kind, end.error_code or end.status, end.error_detail or "The answer was given up.", retry_after=end.retry_after
+    )
