@@ -70,13 +70,15 @@ class Running:
     tls_url: str
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, role: str) -> None:
-        """Start (again) the process of `role` ("all" for EMBEDDED)."""
+    def start(self, role: str, *, name: str = "", extra: dict[str, str] | None = None) -> None:
+        """Start (again) the process of `role` ("all" for EMBEDDED), or one more of them under `name`, with `extra` variables."""
         environment = dict(self.environment)
         if self.deployment is Deployment.DISTRIBUTED and role in CALLED:
             environment["WIREROOM_RPC_LISTEN"] = self.environment[f"WIREROOM_RPC_{role.upper()}_URL"]
-        with (self.folder / f"{role}.log").open("ab") as log:
-            self.processes[role] = subprocess.Popen(
+        environment |= extra or {}
+        name = name or role
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "wireroom", "run", role],
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -151,7 +151,7 @@ class ScriptedChat:
         async with contextlib.aclosing(frames) as source:  # type: ignore[type-var]  # a generator
             async for frame in source:
                 if left == 0:
-                    raise WireroomError(ErrorKind.UNAVAILABLE, "service_unavailable", "The replica has died.")
+                    raise WireroomError(ErrorKind.UNAVAILABLE, "rpc_unavailable", "The replica has died.")
                 left -= 1
                 yield frame
 

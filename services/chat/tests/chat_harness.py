@@ -190,7 +190,7 @@ class ChatUnderTest:
                     assert not chunks
                     info = part.info
                 else:
-                    chunks.append(part.data)
+                    chunks += [part.data, *part.more]
         assert info is not None
         return info, chunks
 

@@ -21,7 +21,7 @@ from wireroom_chat.domain.providers import Alias, Candidate, Price, ProviderMode
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.wire import Links
 from wireroom_chat.metrics import ChatMetrics
-from wireroom_chat.ports import ChatProvider
+from wireroom_chat.ports.providers import ChatProvider
 from wireroom_chat.usecases.answer_cache import AnswerCache
 from wireroom_chat.usecases.completing import CompleteChat
 from wireroom_chat.usecases.generating import Generator

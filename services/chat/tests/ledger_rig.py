@@ -11,7 +11,7 @@ from sqlalchemy import text
 from wireroom_chat.adapters.budgets_sql import SqlBudgets
 from wireroom_chat.adapters.ledger import SqlLedger
 from wireroom_chat.domain.budgets import BudgetTerms, Period, Scope
-from wireroom_chat.ports import Generation, Origin, Settlement, UsagePart
+from wireroom_chat.ports.generations import Generation, Origin, Settlement, UsagePart
 from wireroom_common.clock import ManualClock
 from wireroom_common.db import Database
 from wireroom_common.ids import new_id

@@ -16,7 +16,8 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from wireroom_chat.adapters.stream_buffer import RedisStreamBuffer
 from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.frames import End, Frame, Info
-from wireroom_chat.ports import Generation, Origin, StreamBuffer, StreamBufferError
+from wireroom_chat.ports.generations import Generation, Origin
+from wireroom_chat.ports.streams import StreamBuffer, StreamBufferError
 from wireroom_chat.usecases.streams import Opening, StreamPolicy, Streams
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import new_id

@@ -16,7 +16,7 @@ from chat_harness import TENANT, chat_under_test, passage
 from session_rig import COLLEAGUE, OWNER, Chatting, asked_of, said
 
 from wireroom_chat.domain.passages import SourceKind
-from wireroom_chat.ports import Generation, Origin, Outcome
+from wireroom_chat.ports.generations import Generation, Origin, Outcome
 from wireroom_chat.usecases.quoting import FIRST_LINE
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import set_current_principal

@@ -15,7 +15,7 @@ from chat_harness import CALLER, OTHER_TENANT, TENANT, USER, ChatUnderTest, aite
 from sqlalchemy import text
 
 from wireroom_chat.adapters.responses_sql import SqlResponses, erase_responses
-from wireroom_chat.ports import Owner, StoredResponse
+from wireroom_chat.ports.responses import Owner, StoredResponse
 from wireroom_common.clock import SystemClock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import new_id

@@ -39,7 +39,7 @@ from wireroom_common.rpc import (
 from wireroom_common.testing import eventually
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
-from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
+from wireroom_protos.rag.v1 import collections_pb2_grpc, rag_pb2, rag_pb2_grpc
 from wireroom_rag.app import build
 from wireroom_rag.embedding.embedder import Model
 from wireroom_rag.embedding.files import ModelFiles
@@ -147,6 +147,7 @@ class Rag:
         )
         self.documents: Any = rag_pb2_grpc.DocumentServiceStub(self._channels[0])
         self.retrieval: Any = rag_pb2_grpc.RetrievalServiceStub(self._channels[0])
+        self.collections: Any = collections_pb2_grpc.CollectionServiceStub(self._channels[0])
         catalogue = Catalogue.from_files(events_pb2.DESCRIPTOR)
         self._deliverer = Deliverer(catalogue, BusMetrics(CollectorRegistry()), clock)
 

@@ -20,7 +20,8 @@ from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.wire import Links
 from wireroom_chat.metrics import ChatMetrics, StreamMetrics
-from wireroom_chat.ports import Embeddings, Retrieval
+from wireroom_chat.ports.providers import Embeddings
+from wireroom_chat.ports.retrieval import Retrieval
 from wireroom_chat.provider_wiring import ProviderWiring
 from wireroom_chat.session_wiring import SessionWiring
 from wireroom_chat.settings import ChatSettings

@@ -12,8 +12,8 @@ from wireroom_chat.adapters.assistants import SqlAssistants
 from wireroom_chat.domain.assistants import PREFIX
 from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.terms import Terms
-from wireroom_chat.ports import Retrieval
-from wireroom_chat.session_ports import Persona
+from wireroom_chat.ports.retrieval import Retrieval
+from wireroom_chat.ports.sessions import Persona
 from wireroom_chat.settings import ChatSettings
 from wireroom_chat.tools.calculator import calculator
 from wireroom_chat.tools.contract import Toolbox

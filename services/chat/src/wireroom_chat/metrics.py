@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from wireroom_chat.ports import Settlement
+from wireroom_chat.ports.generations import Settlement
 
 
 class ChatMetrics:

@@ -15,8 +15,8 @@ from wireroom_chat.adapters.turns_sql import SqlTurns
 from wireroom_chat.domain.history import HistoryLimits
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.metrics import FeedbackMetrics
-from wireroom_chat.ports import ProviderDirectory
-from wireroom_chat.session_ports import Personas
+from wireroom_chat.ports.providers import ProviderDirectory
+from wireroom_chat.ports.sessions import Personas
 from wireroom_chat.settings import ChatSettings
 from wireroom_chat.transport.conversation import ConversationServicer
 from wireroom_chat.transport.erasure import Erasure

@@ -7,10 +7,12 @@ from pathlib import Path
 from uuid import UUID
 
 from wireroom_common.runtime.service import Infra, Periodic, Service
-from wireroom_protos.rag.v1 import embedding_pb2_grpc, rag_pb2_grpc
+from wireroom_protos.rag.v1 import collections_pb2_grpc, embedding_pb2_grpc, rag_pb2_grpc
 from wireroom_rag.adapters.articles_rpc import NewsArticles
 from wireroom_rag.adapters.articles_sql import remove_articles
 from wireroom_rag.adapters.blobs import ObjectBlobs
+from wireroom_rag.adapters.collection_members_sql import MemberStore
+from wireroom_rag.adapters.collections_sql import CollectionStore
 from wireroom_rag.adapters.documents_sql import DocumentStore
 from wireroom_rag.adapters.extraction_process import ExtractionLimits, ExtractionProcess
 from wireroom_rag.adapters.index_sql import IndexWriter
@@ -22,11 +24,13 @@ from wireroom_rag.embedding.embedder import Embedder
 from wireroom_rag.embedding.files import ModelFiles
 from wireroom_rag.embedding.provision import ensure_model
 from wireroom_rag.settings import RagSettings
+from wireroom_rag.transport.collections import CollectionServicer
 from wireroom_rag.transport.documents import DocumentServicer
 from wireroom_rag.transport.embedding import EmbeddingServicer
 from wireroom_rag.transport.events import ArticleEvents
 from wireroom_rag.transport.retrieval import RetrievalServicer
 from wireroom_rag.usecases.citations import ResolveCitation, VerifyCitations
+from wireroom_rag.usecases.content import ReadContent
 from wireroom_rag.usecases.delete import ORPHAN_AGE, DeleteDocument, SweepOrphans
 from wireroom_rag.usecases.embed import EmbedTexts
 from wireroom_rag.usecases.process import Processor
@@ -62,6 +66,7 @@ def build(settings: RagSettings, infra: Infra) -> Service:
     model = _LoadedModel(ModelFiles(Path(settings.model_dir) if settings.model_dir else data / "models"))
     blobs = ObjectBlobs.in_folder(data / "blobs", infra.clock)
     documents = DocumentStore(database)
+    collections = CollectionStore(database)
     texts = TextReader(database)
     jobs = JobStore(database, lease_seconds=settings.lease_seconds)
     extractor = ExtractionProcess(
@@ -108,20 +113,25 @@ def build(settings: RagSettings, infra: Infra) -> Service:
     document_servicer = DocumentServicer(
         upload=UploadDocument(documents, blobs, max_bytes=settings.max_document_bytes),
         delete=DeleteDocument(documents, blobs),
+        read=ReadContent(documents, blobs),
         documents=documents,
         wake=worker.wake,
     )
     retrieval_servicer = RetrievalServicer(
-        retrieve=Retrieve(IndexReader(database, exact_up_to=settings.exact_scan_chunks), model.embedder, model.chunker),
+        retrieve=Retrieve(
+            IndexReader(database, exact_up_to=settings.exact_scan_chunks), collections, model.embedder, model.chunker
+        ),
         verify=VerifyCitations(texts),
         resolve=ResolveCitation(texts),
     )
+    collection_servicer = CollectionServicer(collections, MemberStore(database))
     embedding_servicer = EmbeddingServicer(EmbedTexts(model.embedder, model.chunker))
     return Service(
         name="rag",
         rpc=(
             lambda server: rag_pb2_grpc.add_DocumentServiceServicer_to_server(document_servicer, server),
             lambda server: rag_pb2_grpc.add_RetrievalServiceServicer_to_server(retrieval_servicer, server),
+            lambda server: collections_pb2_grpc.add_CollectionServiceServicer_to_server(collection_servicer, server),
             lambda server: embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding_servicer, server),
         ),
         subscriptions=(ArticleEvents(database, worker.wake).subscription(),),

@@ -11,12 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from wireroom_common.errors import invalid
 from wireroom_gateway.access import Bucket, access
+from wireroom_gateway.reattaching import resumed_stream, turn_stream
 from wireroom_gateway.routes.answering import Events, Headers, Parts, Waiting, send_events, told
 from wireroom_gateway.routes.application import problem_responses
 from wireroom_gateway.routes.chat.frames import NativeFrames, error_frame
 from wireroom_gateway.routes.chat.sessions import grounding_bytes
 from wireroom_gateway.routes.chat.turns import ChatInput
-from wireroom_gateway.routes.reattaching import resumed_stream, turn_stream
 from wireroom_gateway.services import Services
 from wireroom_protos.chat.v1 import chat_pb2, conversation_pb2
 

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from wireroom_gateway.access import Body, Bucket, access
+from wireroom_gateway.reattaching import chunk_stream
 from wireroom_gateway.routes.answering import (
     Waiting,
     answer_of,
@@ -20,7 +21,6 @@ from wireroom_gateway.routes.answering import (
 from wireroom_gateway.routes.event_stream import frame
 from wireroom_gateway.routes.openai.answers import ChunkEvents, answer_headers, described
 from wireroom_gateway.routes.openai.open_webui import HEADER, NAME, SourceEvents
-from wireroom_gateway.routes.reattaching import chunk_stream
 from wireroom_protos.chat.v1 import chat_pb2, chat_pb2_grpc, conversation_pb2_grpc
 
 PATH = "/v1/chat/completions"
@@ -83,7 +83,7 @@ class ChatCompletions:
             asked = chat_pb2.StreamCompleteRequest(body=body, no_cache=_no_cache(scope))
             call = self._inference.StreamComplete(asked, timeout=self._waiting.answer)
             stream = chunk_stream(call, self._streams, self._waiting.answer)
-            events = _WithSources() if (HEADER, NAME) in scope["headers"] else ChunkEvents()
+            events = _WithSources() if (HEADER, NAME) in scope["headers"] else _Chunks()
             await send_events((scope, receive, send), stream, events, self._waiting, started)
             return
         called = time.perf_counter()
@@ -95,14 +95,23 @@ class ChatCompletions:
         await send_json(send, response.body, [*answer_headers(response.info, final=True), overhead_header(overhead)])
 
 
+class _Chunks(ChunkEvents):
+    """Several chunks may come together."""
+
+    def take(self, part: Any) -> bytes:
+        sent = super().take(part)
+        return sent + b"".join([frame(chunk) for chunk in part.more]) if part.more else sent
+
+
 class _WithSources(ChunkEvents):
     def __init__(self) -> None:
         super().__init__()
         self._sources = SourceEvents()
 
     def take(self, part: Any) -> bytes:
-        sent = super().take(part)
-        return sent + b"".join(frame(event) for event in self._sources.after(part.data)) if sent else sent
+        if part.HasField("info"):
+            return super().take(part)
+        return b"".join(frame(event) for chunk in (part.data, *part.more) for event in (chunk, *self._sources.after(chunk)))
 
 
 def _no_cache(scope: Scope) -> bool:

@@ -38,9 +38,12 @@ _RESERVED = frozenset({PRINCIPAL_KEY, REQUEST_ID_KEY, CLIENT_ADDRESS_KEY, IDEMPO
 
 
 def grpc_channel(target: str) -> grpc.aio.Channel:
-    """A plain gRPC channel to "host:port" (all addresses of the name, in turn) or "unix:/path", with our limits and keepalive."""
+    """A plain gRPC channel with our limits and keepalive.
+
+    `target`: "host:port" (all addresses of the name, in turn), "ipv4:address:port,address:port" (these, in turn) or "unix:/path".
+    """
     return grpc.aio.insecure_channel(
-        target if target.startswith("unix:") else f"dns:///{target}",
+        target if target.startswith(("unix:", "ipv4:")) else f"dns:///{target}",
         options=(
             ("grpc.lb_policy_name", "round_robin"),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
 import grpc.aio
 
 from wireroom_common.errors import invalid
 from wireroom_common.rpc.client import grpc_channel
 from wireroom_common.rpc.local import LocalNetwork
 
+# Replicas without a name service: all of them, in turn.
+_IPV4_LIST = re.compile(r"ipv4:[0-9.]+:[0-9]+(?:,[0-9.]+:[0-9]+)*")
+
 
 def open_channel(target: str, network: LocalNetwork) -> grpc.aio.Channel:
-    """The bare channel for "local:<service>", "grpc://host:port" or "grpc:unix:/path"; INVALID for anything else."""
+    """The bare channel for "local:<service>", "grpc://host:port", "grpc:ipv4:…" or "grpc:unix:/path"; INVALID for anything else."""
     scheme, _, rest = target.partition(":")
     if scheme == "local" and rest:
         return network.channel(rest)
-    if scheme == "grpc" and rest.startswith("unix:/"):
+    if scheme == "grpc" and (rest.startswith("unix:/") or _IPV4_LIST.fullmatch(rest)):
         return grpc_channel(rest)
     if scheme == "grpc" and rest.startswith("//") and rest[2:].rpartition(":")[2].isdigit():
         return grpc_channel(rest[2:])
     raise invalid(
-        "rpc_target_malformed", f"'{target}' is not an RPC target: expected local:<service>, grpc://host:port or grpc:unix:/path."
+        "rpc_target_malformed",
+        f"'{target}' is not an RPC target: expected local:<service>,"
+        " grpc://host:port, grpc:ipv4:address:port,address:port or grpc:unix:/path.",
     )

@@ -105,7 +105,11 @@ class RuntimeSettings(BaseSettings):
     )
     @classmethod
     def _known_scheme(cls, value: str, info: ValidationInfo) -> str:
-        schemes = ("embedded:", "postgresql://") if info.field_name == "database_url" else ("local:", "grpc://", "grpc:unix:/")
+        schemes = (
+            ("embedded:", "postgresql://")
+            if info.field_name == "database_url"
+            else ("local:", "grpc://", "grpc:ipv4:", "grpc:unix:/")
+        )
         _check_scheme(value, *schemes)
         return value
 

@@ -210,22 +210,28 @@ class StreamCompleteResponse(_message.Message):
     INFO_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """One OpenAI chat completion chunk as JSON: the payload of one SSE `data:` line."""
     seq: _builtins.int
     """Number of the piece in its stream, from 1: `StreamService.Resume` takes it."""
     @_builtins.property
     def info(self) -> Global___CompletionInfo: ...
+    @_builtins.property
+    def more(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Chunks that were there at the same moment as `data`; their numbers follow `seq`."""
+
     def __init__(
         self,
         *,
         info: Global___CompletionInfo | None = ...,
         data: _builtins.bytes = ...,
         seq: _builtins.int = ...,
+        more: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "info", b"info", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "info", b"info", "part", b"part", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "info", b"info", "more", b"more", "part", b"part", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["info", "data"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from wireroom_chat.ports import Artefact
+from wireroom_chat.ports.artefacts import Artefact
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError, not_found

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_chat.adapters import ledger_statements as sql
 from wireroom_chat.domain.budgets import NO_LIMIT, THRESHOLDS, insufficient_quota
-from wireroom_chat.ports import Generation, Origin, Settlement, UsagePart
+from wireroom_chat.ports.generations import Generation, Origin, Settlement, UsagePart
 from wireroom_common.bus import event_type
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database

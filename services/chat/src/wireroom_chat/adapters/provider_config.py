@@ -24,7 +24,7 @@ from wireroom_chat.adapters.providers.http import Endpoint, ProviderHttp, Provid
 from wireroom_chat.adapters.providers.openai import OpenAiProvider
 from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.provider_timeouts import ProviderTimeouts
-from wireroom_chat.domain.providers import Candidate, Wire
+from wireroom_chat.domain.providers import Alias, Candidate, Wire
 from wireroom_chat.settings import ProviderSettings
 from wireroom_chat.usecases.provider_documents import ANONYMOUS_KEY, AliasDocument, ModelDocument, ProviderDocument
 from wireroom_chat.usecases.provider_snapshot import ConfiguredProvider, NamedKey, Snapshot

@@ -174,6 +174,18 @@ class SharedHealth:
     def failed(self, candidate: Candidate, error: WireroomError) -> None:
         self._observe(key_of(candidate), Observation(self._now(), verdict_of(error), pause_of(error)))
 
+    def released(self, candidate: Candidate, *, alive: bool) -> None:
+        key = key_of(candidate)
+        if alive:
+            self._observe(key, Observation(self._now(), Verdict.OK))
+            return
+        watched = self._watch(key)
+        if watched.probing:
+            # The next exchange gives the probe back, as one that was offered and not used.
+            watched.probing = watched.extend = False
+            watched.permit_until = self._now()
+            self._wake.set()
+
     def limited(self, key: CandidateKey, seconds: float) -> None:
         """Its provider says that nothing is left for `seconds`, in an answer that went well."""
         self._observe(key, Observation(self._now(), Verdict.LIMITED, seconds))

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from wireroom_chat.ports import Owner, StoredResponse
+from wireroom_chat.ports.responses import Owner, StoredResponse
 from wireroom_common.db import Database
 
 _MAX_TURNS = 500

@@ -21,7 +21,7 @@ from wireroom_chat.adapters.session_rows import (
     tell,
 )
 from wireroom_chat.domain.sessions import Feedback, Message, Session, SessionChange, SessionDraft
-from wireroom_chat.session_ports import MessageQuery, Reader, SessionQuery
+from wireroom_chat.ports.sessions import MessageQuery, Reader, SessionQuery
 from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import new_id

@@ -26,16 +26,8 @@ from wireroom_chat.adapters.sealing import Seal
 from wireroom_chat.adapters.stream_doorbell import Doorbell, Entry
 from wireroom_chat.domain.frame_codec import pack, unpack
 from wireroom_chat.domain.frames import End, Frame
-from wireroom_chat.ports import (
-    BufferedStream,
-    ClaimedStream,
-    Generation,
-    Origin,
-    StreamBufferError,
-    StreamRecord,
-    StreamState,
-    Written,
-)
+from wireroom_chat.ports.generations import Generation, Origin
+from wireroom_chat.ports.streams import BufferedStream, ClaimedStream, StreamBufferError, StreamRecord, StreamState, Written
 from wireroom_common.ids import new_id
 from wireroom_common.principal import Principal, PrincipalKind
 

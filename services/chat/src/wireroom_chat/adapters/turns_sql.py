@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from wireroom_chat.adapters.session_rows import MESSAGE_COLUMNS, SESSION_COLUMNS, json_text, message_of, session_of, tell
 from wireroom_chat.adapters.sessions_sql import insert_session, own_session
 from wireroom_chat.domain.sessions import Message, clean_json, clean_text
-from wireroom_chat.session_ports import FinishedAnswer, Turn, TurnStart
+from wireroom_chat.ports.sessions import FinishedAnswer, Turn, TurnStart
 from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import new_id

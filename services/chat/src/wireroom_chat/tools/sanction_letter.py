@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from wireroom_chat.letters.rendering import LetterRenderer
-from wireroom_chat.ports import ArtefactStore
+from wireroom_chat.ports.artefacts import ArtefactStore
 from wireroom_chat.tools import loans
 from wireroom_chat.tools.contract import Tool, ToolCaller, ToolInput, ToolResult, tool
 from wireroom_chat.tools.lending import Amount, Months, Rate

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from wireroom_chat.domain.passages import SourceKind
 from wireroom_chat.domain.request import Grounding
-from wireroom_chat.ports import Retrieval
+from wireroom_chat.ports.retrieval import Retrieval
 from wireroom_chat.tools.contract import Tool, ToolCaller, ToolInput, ToolResult, tool
 from wireroom_common.errors import ErrorKind, WireroomError
 

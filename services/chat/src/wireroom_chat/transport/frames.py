@@ -1,24 +1,55 @@
-"""Frames of streamed answers as protobuf has them."""
+"""Frames of streamed answers as protobuf has them, and back."""
 
 from __future__ import annotations
 
+from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.frames import End, Frame, Info
 from wireroom_chat.transport.grpc import info_message
-from wireroom_protos.chat.v1 import conversation_pb2
-from wireroom_protos.common.v1.error_pb2 import ErrorKind
+from wireroom_common.errors import ErrorKind
+from wireroom_protos.chat.v1 import chat_pb2, conversation_pb2
+from wireroom_protos.common.v1 import error_pb2
+
+_KINDS = {kind.value: error_pb2.ErrorKind.Value(f"ERROR_KIND_{kind.name}") for kind in ErrorKind}
 
 
 def frame_message(frame: Frame) -> conversation_pb2.StreamFrame:
-    """The message of `frame`."""
-    if isinstance(frame.part, Info):
-        return conversation_pb2.StreamFrame(seq=frame.seq, info=info_message(frame.part))
-    if isinstance(frame.part, End):
-        return conversation_pb2.StreamFrame(seq=frame.seq, end=_end(frame.part))
-    return conversation_pb2.StreamFrame(seq=frame.seq, data=frame.part)
+    """The message of a frame."""
+    part = frame.part
+    if isinstance(part, bytes):
+        return conversation_pb2.StreamFrame(seq=frame.seq, data=part)
+    if isinstance(part, Info):
+        return conversation_pb2.StreamFrame(seq=frame.seq, info=info_message(part))
+    return conversation_pb2.StreamFrame(seq=frame.seq, end=_end_message(part))
 
 
-def _end(end: End) -> conversation_pb2.StreamEnd:
-    kind = ErrorKind.Value(f"ERROR_KIND_{end.error_kind.upper()}") if end.error_kind else 0
+def frame_of(message: conversation_pb2.StreamFrame) -> Frame | None:
+    """The frame of a message; None for an end or an empty one: nobody resumes after those."""
+    which = message.WhichOneof("part")
+    if which == "data":
+        return Frame(message.seq, message.data)
+    if which == "info":
+        return Frame(message.seq, _info(message.info))
+    return None
+
+
+def _end_message(end: End) -> conversation_pb2.StreamEnd:
     return conversation_pb2.StreamEnd(
-        status=end.status, error_kind=kind, error_code=end.error_code, error_detail=end.error_detail, retry_after=end.retry_after
+        status=end.status,
+        error_kind=_KINDS.get(end.error_kind, 0),
+        error_code=end.error_code,
+        error_detail=end.error_detail,
+        retry_after=end.retry_after,
+    )
+
+
+def _info(message: chat_pb2.CompletionInfo) -> Info:
+    return Info(
+        completion_id=message.completion_id,
+        model=message.model,
+        answer_mode=AnswerMode(message.answer_mode),
+        provider=message.provider,
+        path=tuple(message.provider_path),
+        cache=message.cache,
+        cost_micros=message.cost_micros,
+        budget_remaining_micros=message.budget_remaining_micros if message.HasField("budget_remaining_micros") else None,
     )

@@ -38,14 +38,18 @@ class InferenceServicer(chat_pb2_grpc.InferenceServiceServicer):
         self, request: chat_pb2.StreamCompleteRequest, context: Any
     ) -> AsyncIterator[chat_pb2.StreamCompleteResponse]:
         del context
-        async with aclosing(self._completing.stream(current_principal(), request.body, no_cache=request.no_cache)) as frames:
-            async for frame in frames:
-                if isinstance(frame.part, bytes):
-                    yield chat_pb2.StreamCompleteResponse(data=frame.part, seq=frame.seq)
-                elif isinstance(frame.part, Info):
-                    yield chat_pb2.StreamCompleteResponse(info=info_message(frame.part), seq=frame.seq)
+        stream = self._completing.stream_batches(current_principal(), request.body, no_cache=request.no_cache)
+        async with aclosing(stream) as batches:
+            async for batch in batches:
+                (seq, part), *rest = batch
+                if isinstance(part, bytes):
+                    # Only chunks come together.
+                    more = [frame.part for frame in rest if isinstance(frame.part, bytes)]
+                    yield chat_pb2.StreamCompleteResponse(data=part, seq=seq, more=more)
+                elif isinstance(part, Info):
+                    yield chat_pb2.StreamCompleteResponse(info=info_message(part), seq=seq)
                 else:
-                    raise_for(frame.part)
+                    raise_for(part)
 
 
 def info_message(info: Info) -> chat_pb2.CompletionInfo:

@@ -11,7 +11,7 @@ import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from wireroom_chat.domain.sessions import DEFAULT_MODEL, Message, Session, SessionChange, SessionDraft
-from wireroom_chat.session_ports import MessageQuery, SessionQuery
+from wireroom_chat.ports.sessions import MessageQuery, SessionQuery
 from wireroom_chat.transport import pages
 from wireroom_chat.usecases.sessions import ExportHead, ManageSessions, parsed_grounding
 from wireroom_common.ids import parse_id

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from wireroom_chat.transport.stream_frames import frame_message, frame_of
+from wireroom_chat.transport.frames import frame_message, frame_of
 from wireroom_chat.usecases.streams import Streams
 from wireroom_common.errors import invalid
 from wireroom_common.principal import current_principal

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from wireroom_chat.ports import ArtefactStore
+from wireroom_chat.ports.artefacts import ArtefactStore
 from wireroom_chat.tools.contract import Toolbox, ToolCaller, ToolResult
 from wireroom_common.errors import ErrorKind, WireroomError, invalid, not_found
 from wireroom_common.ids import parse_id

@@ -25,7 +25,7 @@ from wireroom_chat.domain.assistants import (
     parse_model,
     unknown,
 )
-from wireroom_chat.ports import AssistantStore
+from wireroom_chat.ports.assistants import AssistantStore
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError, not_found
 from wireroom_common.principal import Principal

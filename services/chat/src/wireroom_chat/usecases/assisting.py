@@ -19,7 +19,8 @@ from wireroom_chat.domain.request import ChatRequest, Grounding, GroundingMode
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.tool_suggestions import suggested_tools
 from wireroom_chat.domain.verification import SentenceBuffer, SentenceVerifier, evidence_quotes
-from wireroom_chat.ports import ChatProvider, Retrieval
+from wireroom_chat.ports.providers import ChatProvider
+from wireroom_chat.ports.retrieval import Retrieval
 from wireroom_chat.tools.contract import Toolbox, ToolCaller
 from wireroom_chat.usecases.quoting import FIRST_LINE, QuotedAnswer
 from wireroom_chat.usecases.tool_loop import PromptState, ToolLoop

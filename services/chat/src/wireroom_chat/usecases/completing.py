@@ -19,7 +19,8 @@ from wireroom_chat.domain.providers import Strategy
 from wireroom_chat.domain.request import CacheMode, ChatRequest, Grounding, parse_request, text_of
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.wire import Links
-from wireroom_chat.ports import Generation, Origin, ProviderDirectory
+from wireroom_chat.ports.generations import Generation, Origin
+from wireroom_chat.ports.providers import ProviderDirectory
 from wireroom_chat.usecases.answer_cache import AnswerCache, KeptAnswer
 from wireroom_chat.usecases.assistants import Assistants
 from wireroom_chat.usecases.assisting import AssistantAnswer
@@ -29,7 +30,7 @@ from wireroom_chat.usecases.grounding import GroundedAnswer
 from wireroom_chat.usecases.quoting import FIRST_LINE, NO_PROVIDER, OUT_OF_BUDGET, QuotedAnswer
 from wireroom_chat.usecases.rendering import Item, Rendering
 from wireroom_chat.usecases.run import Run, Runs
-from wireroom_chat.usecases.streams import Frame, Info, Opening, Streams
+from wireroom_chat.usecases.streams import Frame, Info, Opening, Part, Streams
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal
 
@@ -96,13 +97,23 @@ class CompleteChat:
 
     async def stream(self, principal: Principal, body: bytes, *, no_cache: bool = False) -> AsyncGenerator[Frame, None]:
         """Frames: `Info`, then chunks as JSON, then `End`. Errors before the first frame are raised."""
+        async with aclosing(self.stream_batches(principal, body, no_cache=no_cache)) as batches:
+            async for batch in batches:
+                for frame in batch:
+                    yield frame
+
+    async def stream_batches(
+        self, principal: Principal, body: bytes, *, no_cache: bool = False
+    ) -> AsyncGenerator[list[Frame], None]:
+        """The frames of `stream`, those together that are there at the same moment."""
         principal.require(PERMISSION)
         request = parse_request(body, stream=True)
         if no_cache:
             request = replace(request, cache=CacheMode.OFF)
-        async with aclosing(self.answer_stream(principal, request, Origin(), grace=0)) as frames:
-            async for frame in frames:
-                yield frame
+        opening, produce = await self._opened(principal, request, Origin(), grace=0)
+        async with aclosing(self._streams.deliver_batches(opening, produce)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def answer(self, principal: Principal, request: ChatRequest, origin: Origin) -> tuple[bytes, Info]:
         """The whole answer to a request that is permitted."""
@@ -130,14 +141,20 @@ class CompleteChat:
         self, principal: Principal, request: ChatRequest, origin: Origin, *, grace: float
     ) -> AsyncGenerator[Frame, None]:
         """The streamed answer to a request that is permitted; it lives on for `grace` seconds without a caller."""
-        request, route = await self._resolved(principal, request)
-        generation = self._runs.generation(principal, request.model, origin)
-        opening = Opening(principal, generation, grace, _checkpoint(request, route))
-        async with aclosing(self._streams.deliver(opening, self._produce(principal, request, route, generation))) as frames:
+        opening, produce = await self._opened(principal, request, origin, grace=grace)
+        async with aclosing(self._streams.deliver(opening, produce)) as frames:
             async for frame in frames:
                 yield frame
 
-    async def take_up(self, opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Info | bytes, None]:
+    async def _opened(
+        self, principal: Principal, request: ChatRequest, origin: Origin, *, grace: float
+    ) -> tuple[Opening, AsyncGenerator[Part, None]]:
+        request, route = await self._resolved(principal, request)
+        generation = self._runs.generation(principal, request.model, origin)
+        opening = Opening(principal, generation, grace, _checkpoint(request, route))
+        return opening, self._produce(principal, request, route, generation)
+
+    async def take_up(self, opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
         """Go on with a streamed answer whose process is gone: `Info`, then the chunks after `chunks`.
 
         `path` is that of the last `Info`. UNAVAILABLE `stream_lost` where the answer cannot be joined on; it is settled in any case.
@@ -174,11 +191,13 @@ class CompleteChat:
 
     async def _produce(
         self, principal: Principal, request: ChatRequest, route: Route, generation: Generation
-    ) -> AsyncGenerator[Info | bytes, None]:
+    ) -> AsyncGenerator[Part, None]:
         async with self._runs.track(generation) as run, self._kept_answer(principal, request, route, run) as kept:
             # How many calls of providers have been told of; each that yields is told.
             told = -1
-            source = self._chunks(request, route, run) if kept is None else self._rendering.kept_chunks(kept, request, run)
+            source: AsyncGenerator[bytes | list[bytes], None] = (
+                self._chunks(request, route, run) if kept is None else self._rendering.kept_chunks(kept, request, run)
+            )
             async with aclosing(source) as chunks:
                 async for chunk in chunks:
                     if told < 0:
@@ -247,7 +266,7 @@ class CompleteChat:
             request.refuse_for_quotes()
         return route
 
-    async def _chunks(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[bytes | list[bytes], None]:
         if not route.candidates or route.grounding is not None:
             async with aclosing(self._rendering.chunks(request, self._pieces(request, route, run), run)) as chunks:
                 async for chunk in chunks:

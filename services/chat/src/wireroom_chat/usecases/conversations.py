@@ -20,8 +20,9 @@ from wireroom_chat.domain.history import HistoryLimits, conversation, exchanges,
 from wireroom_chat.domain.request import ChatRequest, parse_request
 from wireroom_chat.domain.sessions import DEFAULT_MODEL, Message, Session, SessionDraft, checked_message, checked_name, title_of
 from wireroom_chat.domain.terms import Terms, count_tokens
-from wireroom_chat.ports import Generation, Origin, Outcome, ProviderDirectory
-from wireroom_chat.session_ports import (
+from wireroom_chat.ports.generations import Generation, Origin, Outcome
+from wireroom_chat.ports.providers import ProviderDirectory
+from wireroom_chat.ports.sessions import (
     FinishedAnswer,
     Persona,
     Personas,

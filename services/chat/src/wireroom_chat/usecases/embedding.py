@@ -11,7 +11,8 @@ import orjson
 from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.catalogue import BUILT_IN_PROVIDER, Route
 from wireroom_chat.domain.embeddings import EmbeddingRequest, embedding_list, parse_embedding_request
-from wireroom_chat.ports import Embeddings, Origin, ProviderDirectory, ProviderHealth
+from wireroom_chat.ports.generations import Origin
+from wireroom_chat.ports.providers import Embeddings, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.completing import PERMISSION
 from wireroom_chat.usecases.run import Run, Runs
 from wireroom_chat.usecases.streams import Info

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from wireroom_chat.domain.request import ChatRequest
-from wireroom_chat.ports import ChatProvider
+from wireroom_chat.ports.providers import ChatProvider
 from wireroom_chat.usecases.run import Run
 
 _OURS = frozenset({"stream", "stream_options", "model"})
@@ -35,23 +35,24 @@ async def forward(request: ChatRequest, provider: ChatProvider, run: Run) -> byt
     return orjson.dumps(answer)
 
 
-async def forward_stream(request: ChatRequest, provider: ChatProvider, run: Run) -> AsyncGenerator[bytes, None]:
-    """The chunks; usage only for clients that asked for it, once and at the end."""
+async def forward_stream(request: ChatRequest, provider: ChatProvider, run: Run) -> AsyncGenerator[list[bytes], None]:
+    """The chunks, those together that are there at the same moment; usage only for clients that asked for it, once and at the end."""
     options = request.raw.get("stream_options") or {}
     body = {**_body(request), "stream_options": options}
     head = {"id": run.completion_id, "object": "chat.completion.chunk", "created": run.created, "model": run.model}
     include_usage, kept = request.include_usage, run.kept
     dumps = orjson.dumps
-    async with aclosing(provider.stream(body)) as chunks:
-        async for chunk in chunks:
-            chunk.update(head)
-            if include_usage:
-                chunk["usage"] = None
-            if kept:
-                _keep(chunk["choices"], run)
-            yield dumps(chunk)
+    async with aclosing(provider.batches(body)) as batches:
+        async for batch in batches:
+            for chunk in batch:
+                chunk.update(head)
+                if include_usage:
+                    chunk["usage"] = None
+                if kept:
+                    _keep(chunk["choices"], run)
+            yield [dumps(chunk) for chunk in batch]
     if include_usage:
-        yield dumps({**head, "choices": [], "usage": run.usage()})
+        yield [dumps({**head, "choices": [], "usage": run.usage()})]
 
 
 def _keep(choices: list[dict[str, Any]], run: Run) -> None:

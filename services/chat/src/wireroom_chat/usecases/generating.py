@@ -17,7 +17,7 @@ from typing import Any
 from wireroom_chat.domain.continuation import Seam, can_continue, continuation_body
 from wireroom_chat.domain.providers import Candidate, Strategy
 from wireroom_chat.domain.terms import count_tokens
-from wireroom_chat.ports import ChatProvider, ProviderDirectory, ProviderHealth
+from wireroom_chat.ports.providers import ChatProvider, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.run import Attempt, BudgetSpent, Run
 from wireroom_common.errors import ErrorKind, WireroomError
 
@@ -98,6 +98,15 @@ class Generator:
 
         `written`: the answer so far, when another process has begun it.
         """
+        async with aclosing(self.batches(plan, body, run, written)) as batches:
+            async for batch in batches:
+                for chunk in batch:
+                    yield chunk
+
+    async def batches(
+        self, plan: Plan, body: Mapping[str, Any], run: Run, written: str = ""
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """The chunks of `stream`, those together that are there at the same moment."""
         turn = _Turn(self._policy, self._health, plan, self._jitter)
         answer = _Answer(written, joinable=can_continue(body) and plan.fallback)
         while True:
@@ -106,16 +115,16 @@ class Generator:
             try:
                 attempt = await run.begin(candidate, asked, going_on=answer.started)
             except BudgetSpent:
-                yield _made({}, "length")
+                yield [_made({}, "length")]
                 return
             self._health.began(candidate)
             try:
-                async with aclosing(self._attempt(candidate, asked, run, attempt, answer.seam(candidate))) as chunks:
-                    async for chunk, text in chunks:
-                        if answer.takes(chunk, text):
-                            yield chunk
+                async with aclosing(self._attempt(candidate, asked, run, attempt, answer.seam(candidate))) as batches:
+                    async for batch in batches:
+                        if taken := [chunk for chunk, text in batch if answer.takes(chunk, text)]:
+                            yield taken
             except BudgetSpent:
-                yield _made({}, "length")
+                yield [_made({}, "length")]
                 return
             except (asyncio.CancelledError, GeneratorExit):
                 attempt.begun, attempt.status = True, "cancelled"
@@ -132,7 +141,7 @@ class Generator:
 
     async def _attempt(
         self, candidate: Candidate, body: Mapping[str, Any], run: Run, attempt: Attempt, seam: Seam
-    ) -> AsyncGenerator[tuple[dict[str, Any], str], None]:
+    ) -> AsyncGenerator[list[tuple[dict[str, Any], str]], None]:
         """One candidate's chunks, cleaned of usage and of what repeats the text before, each with its text."""
         request = {
             **body,
@@ -140,27 +149,42 @@ class Generator:
             "stream": True,
             "stream_options": {**(body.get("stream_options") or {}), "include_usage": True},
         }
-        async with aclosing(self._directory.provider(candidate).stream(request)) as chunks:
-            async for chunk in chunks:
+        async with aclosing(self._directory.provider(candidate).batches(request)) as batches:
+            async for batch in batches:
                 if not attempt.begun:
                     attempt.begun = True
                     attempt.first_token_after = run.clock.monotonic() - attempt.began
-                usage = chunk.pop("usage", None)
-                if isinstance(usage, dict):
-                    attempt.usage = usage
-                if not chunk["choices"]:
-                    continue
-                run.first_token()
-                text, ended = "", False
-                for choice in chunk["choices"]:
-                    ended = ended or bool(choice.get("finish_reason"))
-                    text += await _new_text(choice["delta"], run, attempt, seam)
-                if ended and (held := seam.rest()):
-                    yield _made({"content": held}, None), held
-                yield chunk, text
+                ready: list[tuple[dict[str, Any], str]] = []
+                for chunk in batch:
+                    usage = chunk.pop("usage", None)
+                    if isinstance(usage, dict):
+                        attempt.usage = usage
+                    if not chunk["choices"]:
+                        continue
+                    run.first_token()
+                    text, ended = "", False
+                    for choice in chunk["choices"]:
+                        ended = ended or bool(choice.get("finish_reason"))
+                        content = choice["delta"].get("content")
+                        if not content or not isinstance(content, str):
+                            continue
+                        if not run.count(attempt, content):
+                            if ready:
+                                # What is paid for does not wait until more is.
+                                yield ready
+                                ready = []
+                            await run.extend(attempt)
+                        if not seam.closed:
+                            content = choice["delta"]["content"] = seam.feed(content)
+                        text += content
+                    if ended and (held := seam.rest()):
+                        ready.append((_made({"content": held}, None), held))
+                    ready.append((chunk, text))
+                if ready:
+                    yield ready
             # A provider may end without a word after the text that was held back.
             if held := seam.rest():
-                yield _made({"content": held}, None), held
+                yield [(_made({"content": held}, None), held)]
 
     def _note_failure(self, attempt: Attempt, error: WireroomError) -> None:
         attempt.status, attempt.error_code = "failed", error.code
@@ -227,6 +251,9 @@ class BoundGenerator(ChatProvider):
     def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         return self._generator.stream(self._plan, body, self._run, self._written)
 
+    def batches(self, body: Mapping[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
+        return self._generator.batches(self._plan, body, self._run, self._written)
+
 
 class _Turn:
     """Whose turn it is."""
@@ -286,17 +313,6 @@ class _Turn:
             "No provider of this model can be called at the moment: their last calls failed. Try again later.",
             retry_after=max(1.0, seconds),
         )
-
-
-async def _new_text(delta: dict[str, Any], run: Run, attempt: Attempt, seam: Seam) -> str:
-    """Count the text of a delta and leave in it only what is new."""
-    content = delta.get("content")
-    if not content or not isinstance(content, str):
-        return ""
-    await run.count(attempt, content)
-    if not seam.closed:
-        content = delta["content"] = seam.feed(content)
-    return content
 
 
 def _is_opening(chunk: Mapping[str, Any]) -> bool:

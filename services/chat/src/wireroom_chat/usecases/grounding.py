@@ -14,7 +14,8 @@ from wireroom_chat.domain.prompt import grounded_messages
 from wireroom_chat.domain.request import ChatRequest, Grounding, GroundingMode
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.verification import SentenceBuffer, SentenceVerifier, evidence_quotes
-from wireroom_chat.ports import ChatProvider, Retrieval
+from wireroom_chat.ports.providers import ChatProvider
+from wireroom_chat.ports.retrieval import Retrieval
 
 ABSTENTION = "The sources do not answer this question."
 # The rag service checks at most 100 spans in one call; this also bounds the prompt.

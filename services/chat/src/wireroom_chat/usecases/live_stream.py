@@ -7,7 +7,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from wireroom_chat.domain.frames import CANCELLED, End, Frame, Info
-from wireroom_chat.ports import BufferedStream
+from wireroom_chat.ports.streams import BufferedStream
 from wireroom_common.errors import ErrorKind, WireroomError
 
 _SMALL_PART = 128

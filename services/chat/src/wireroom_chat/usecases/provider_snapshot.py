@@ -12,7 +12,7 @@ from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.provider_timeouts import ProviderTimeouts
 from wireroom_chat.domain.providers import Candidate, ProviderModel, Wire
 from wireroom_chat.domain.routing import Circuit, Health
-from wireroom_chat.ports import ChatProvider
+from wireroom_chat.ports.providers import ChatProvider
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from wireroom_chat.domain.intent import needs_generation
 from wireroom_chat.domain.lengths import Lengths
 from wireroom_chat.domain.passages import Citation
 from wireroom_chat.domain.request import ChatRequest, Grounding
-from wireroom_chat.ports import Retrieval
+from wireroom_chat.ports.retrieval import Retrieval
 
 FIRST_LINE = "Extractive answer \u2013 no language model is configured; the sentences below are quoted from the sources."
 # The same line where a model is configured, but did not answer.

@@ -19,7 +19,7 @@ from wireroom_chat.domain.providers import Candidate, Price
 from wireroom_chat.domain.terms import count_tokens
 from wireroom_chat.domain.wire import usage_object
 from wireroom_chat.metrics import ChatMetrics
-from wireroom_chat.ports import AnswerSink, Generation, GenerationLedger, Origin, Outcome, Settlement, UsagePart
+from wireroom_chat.ports.generations import AnswerSink, Generation, GenerationLedger, Origin, Outcome, Settlement, UsagePart
 from wireroom_chat.usecases.usage import prompt_tokens, reported_tokens
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -150,17 +150,20 @@ class Run:
         self.attempts.append(attempt)
         return attempt
 
-    async def count(self, attempt: Attempt, text: str) -> None:
-        """Count text that arrived; BudgetSpent when the answer may grow no further."""
+    def count(self, attempt: Attempt, text: str) -> bool:
+        """Count text that arrived; False when the answer needs `extend` before it is sent."""
         attempt.counted_out += count_tokens(text)
-        if attempt.counted_out > self._covered_tokens >= 0:
-            extra = max(1, self.pricing.cost(attempt.price, 0, _EXTENSION_TOKENS))
-            try:
-                await self._reserve(extra, going_on=True)
-            except BudgetSpent:
-                attempt.status, attempt.error_code = "completed", "budget_spent"
-                raise
-            self._covered_tokens += _EXTENSION_TOKENS
+        return not attempt.counted_out > self._covered_tokens >= 0
+
+    async def extend(self, attempt: Attempt) -> None:
+        """Set aside more for an answer that outgrows its reservation; BudgetSpent when it may grow no further."""
+        extra = max(1, self.pricing.cost(attempt.price, 0, _EXTENSION_TOKENS))
+        try:
+            await self._reserve(extra, going_on=True)
+        except BudgetSpent:
+            attempt.status, attempt.error_code = "completed", "budget_spent"
+            raise
+        self._covered_tokens += _EXTENSION_TOKENS
 
     def micros(self) -> int:
         """What all calls so far cost."""

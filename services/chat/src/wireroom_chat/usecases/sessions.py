@@ -28,8 +28,8 @@ from wireroom_chat.domain.sessions import (
 )
 from wireroom_chat.domain.transcript import JsonTranscript, MarkdownTranscript
 from wireroom_chat.metrics import FeedbackMetrics
-from wireroom_chat.ports import ProviderDirectory
-from wireroom_chat.session_ports import MessageQuery, Personas, Reader, SessionQuery, SessionStore
+from wireroom_chat.ports.providers import ProviderDirectory
+from wireroom_chat.ports.sessions import MessageQuery, Personas, Reader, SessionQuery, SessionStore
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
 from wireroom_common.principal import Principal

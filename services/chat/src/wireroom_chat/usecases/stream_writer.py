@@ -10,7 +10,7 @@ import structlog
 
 from wireroom_chat.domain.frames import Frame
 from wireroom_chat.metrics import StreamMetrics
-from wireroom_chat.ports import BufferedStream, StreamBuffer, StreamBufferError, Written
+from wireroom_chat.ports.streams import BufferedStream, StreamBuffer, StreamBufferError, Written
 from wireroom_chat.usecases.live_stream import LiveStream
 
 _PAUSE_AFTER_FAILURE = 0.5

@@ -9,20 +9,21 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import structlog
 
 from wireroom_chat.domain.frames import CANCELLED, COMPLETED, End, Frame, Info
 from wireroom_chat.metrics import StreamMetrics
-from wireroom_chat.ports import ClaimedStream, Generation, StreamBuffer, StreamBufferError, StreamRecord, StreamState
+from wireroom_chat.ports.generations import Generation
+from wireroom_chat.ports.streams import ClaimedStream, StreamBuffer, StreamBufferError, StreamRecord, StreamState
 from wireroom_chat.usecases.live_stream import LiveStream
 from wireroom_chat.usecases.stream_writer import StreamWriter
 from wireroom_common.errors import ErrorKind, WireroomError, not_found
 from wireroom_common.principal import Principal, set_current_principal
 
-__all__ = ["End", "Frame", "Info", "Opening", "Revive", "StreamPolicy", "Streams"]
+__all__ = ["End", "Frame", "Info", "Opening", "Part", "Revive", "StreamPolicy", "Streams"]
 
 # Whoever may begin a stream of either surface may come back to its own.
 PERMISSIONS = ("chat:use", "llm:invoke")
@@ -33,6 +34,8 @@ _CANCEL_AGAIN = 0.2
 _ADOPTED_GRACE = 0.8
 
 T = TypeVar("T")
+# What generations are made of; chunks that are there at the same moment come together.
+Part: TypeAlias = Info | bytes | list[bytes]
 
 log = structlog.get_logger()
 
@@ -50,7 +53,7 @@ class Opening:
 class Revive(Protocol):
     """How to go on with a generation whose process is gone; it is settled in any case."""
 
-    def __call__(self, opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Info | bytes, None]:
+    def __call__(self, opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
         """What comes after `chunks`; `path` is that of the last Info. Raises where nothing can: always, unless `continuable`."""
 
 
@@ -113,16 +116,19 @@ class Streams:
             with contextlib.suppress(StreamBufferError):
                 await self._buffer.leave()
 
-    def deliver(self, opening: Opening, produce: AsyncGenerator[Info | bytes, None]) -> AsyncGenerator[Frame, None]:
+    def deliver(self, opening: Opening, produce: AsyncGenerator[Part, None]) -> AsyncGenerator[Frame, None]:
         """The frames; errors of `produce` pass through before the first frame and end the stream with a failed `End` after it.
 
         With a grace the generation runs in a task of its own and survives the caller; without one the caller drives it, which saves
         a switch of tasks for each chunk, and its end is the generation's.
         """
-        live = LiveStream(opening.grace, window=self._policy.window_bytes, written=self._writer.changed)
         if opening.grace <= 0:
-            return self._drive(live, opening, produce)
-        return self._follow_new(live, opening, produce)
+            return _one_by_one(self.deliver_batches(opening, produce))
+        return self._follow_new(self._new(opening), opening, produce)
+
+    def deliver_batches(self, opening: Opening, produce: AsyncGenerator[Part, None]) -> AsyncGenerator[list[Frame], None]:
+        """The frames of `deliver` without a grace, those together that are there at the same moment."""
+        return self._drive(self._new(opening), opening, produce)
 
     async def resume(
         self, principal: Principal, stream_id: str, after_seq: int, tail: Sequence[Frame] = ()
@@ -187,9 +193,12 @@ class Streams:
 
     # How generations run
 
+    def _new(self, opening: Opening) -> LiveStream:
+        return LiveStream(opening.grace, window=self._policy.window_bytes, written=self._writer.changed)
+
     async def _drive(
-        self, live: LiveStream, opening: Opening, produce: AsyncGenerator[Info | bytes, None]
-    ) -> AsyncGenerator[Frame, None]:
+        self, live: LiveStream, opening: Opening, produce: AsyncGenerator[Part, None]
+    ) -> AsyncGenerator[list[Frame], None]:
         live.driven = True
         end = End(COMPLETED)
         try:
@@ -200,7 +209,7 @@ class Streams:
                         break
                     if live.last_seq == 0:
                         self._open(live, opening)
-                    yield live.append(part)
+                    yield _append(live, part)
                 else:
                     end = live.stopping
         except GeneratorExit:
@@ -220,10 +229,10 @@ class Streams:
             live.fail(live.failure)
             self._forget(live)
             raise live.failure
-        yield self._end(live, end)
+        yield [self._end(live, end)]
 
     async def _follow_new(
-        self, live: LiveStream, opening: Opening, produce: AsyncGenerator[Info | bytes, None]
+        self, live: LiveStream, opening: Opening, produce: AsyncGenerator[Part, None]
     ) -> AsyncGenerator[Frame, None]:
         live.runner = self._spawn(self._run(live, produce, lambda: self._open(live, opening)), self._runners)
         async with aclosing(self._follow(live, 0)) as frames:
@@ -231,7 +240,7 @@ class Streams:
                 yield frame
 
     async def _run(
-        self, live: LiveStream, produce: AsyncGenerator[Info | bytes, None], opened: Callable[[], None] | None = None
+        self, live: LiveStream, produce: AsyncGenerator[Part, None], opened: Callable[[], None] | None = None
     ) -> None:
         end = End(COMPLETED)
         try:
@@ -240,7 +249,7 @@ class Streams:
                     if opened is not None:
                         opened()
                         opened = None
-                    live.append(part)
+                    _append(live, part)
                     if live.crowded():
                         await live.room()
         except asyncio.CancelledError:
@@ -444,7 +453,7 @@ class Streams:
                 live.append(frame.part)
         return live
 
-    async def _revived(self, live: LiveStream, principal: Principal, produce: AsyncGenerator[Info | bytes, None]) -> None:
+    async def _revived(self, live: LiveStream, principal: Principal, produce: AsyncGenerator[Part, None]) -> None:
         set_current_principal(principal)
         await self._run(live, produce)
 
@@ -495,7 +504,18 @@ class Streams:
             raise not_found("stream")
 
 
-async def _next_part(live: LiveStream, produce: AsyncGenerator[Info | bytes, None]) -> Info | bytes | None:
+def _append(live: LiveStream, part: Part) -> list[Frame]:
+    return [live.append(chunk) for chunk in part] if isinstance(part, list) else [live.append(part)]
+
+
+async def _one_by_one(batches: AsyncGenerator[list[Frame], None]) -> AsyncGenerator[Frame, None]:
+    async with aclosing(batches):
+        async for batch in batches:
+            for frame in batch:
+                yield frame
+
+
+async def _next_part(live: LiveStream, produce: AsyncGenerator[Part, None]) -> Part | None:
     """None at the end. While it waits, `LiveStream.stop` can interrupt it."""
     live.drive(asyncio.current_task())
     try:
@@ -506,7 +526,7 @@ async def _next_part(live: LiveStream, produce: AsyncGenerator[Info | bytes, Non
         live.drive(None)
 
 
-async def _cancelled(live: LiveStream, produce: AsyncGenerator[Info | bytes, None]) -> AsyncGenerator[Info | bytes, None]:
+async def _cancelled(live: LiveStream, produce: AsyncGenerator[Part, None]) -> AsyncGenerator[Part, None]:
     """Settle what nobody wants; the stream ends as its owner wished, not as the settlement did."""
     async with aclosing(produce):
         try:
@@ -517,7 +537,7 @@ async def _cancelled(live: LiveStream, produce: AsyncGenerator[Info | bytes, Non
             raise asyncio.CancelledError from None
 
 
-async def _cannot_revive(opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Info | bytes, None]:
+async def _cannot_revive(opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
     del opening, path
     for chunk in chunks[:0]:
         yield chunk

@@ -10,7 +10,7 @@ from dataclasses import replace
 import orjson
 
 from wireroom_chat.domain.legacy import TextChunks, parse_text_request, text_completion
-from wireroom_chat.ports import Origin
+from wireroom_chat.ports.generations import Origin
 from wireroom_chat.usecases.completing import PERMISSION, CompleteChat
 from wireroom_chat.usecases.streams import End, Info
 from wireroom_common.principal import Principal

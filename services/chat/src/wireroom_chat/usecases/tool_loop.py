@@ -20,7 +20,7 @@ import structlog
 from wireroom_chat.domain.answer import Ending, ToolEvent
 from wireroom_chat.domain.assistants import Limits
 from wireroom_chat.domain.passages import Passage
-from wireroom_chat.ports import ChatProvider
+from wireroom_chat.ports.providers import ChatProvider
 from wireroom_chat.tools.contract import Tool, ToolCaller, ToolResult
 from wireroom_common.errors import WireroomError, invalid
 

@@ -18,16 +18,19 @@ from wireroom_rag.adapters.index_sql import remove_chunks
 from wireroom_rag.domain.document import Document, State, StoredFile
 from wireroom_rag.domain.scope import Scope, SourceKind
 
-_DOCUMENT = """
-    SELECT d.id, d.owner_id, d.name, v.version, v.media_type, v.size, v.sha256, v.state, v.reason_code, v.reason, v.pages, v.chunks,
-           d.created_at, v.updated_at
+# Of `documents d` and its newest `document_versions v`.
+DOCUMENT_COLUMNS = """d.id, d.owner_id, d.name, v.version, v.media_type, v.size, v.sha256, v.state, v.reason_code, v.reason, v.pages,
+           v.chunks, d.created_at, v.updated_at"""
+_FROM = """
       FROM documents d
       JOIN document_versions v ON v.tenant_id = d.tenant_id AND v.document_id = d.id AND v.version = d.latest_version
      WHERE d.tenant_id = :tenant_id AND d.kind = 'document'
 """
+_DOCUMENT = f"SELECT {DOCUMENT_COLUMNS} {_FROM}"
 
 
-def _document(row: Row[Any]) -> Document:
+def document_of(row: Row[Any]) -> Document:
+    """The document of a row with `DOCUMENT_COLUMNS`."""
     return Document(
         id=row.id,
         owner_id=row.owner_id,
@@ -93,16 +96,32 @@ class DocumentStore:
         async with self._database.tenant(scope.tenant_id) as connection:
             return await self._find(connection, scope.tenant_id, document_id)
 
-    async def list(self, scope: Scope, *, limit: int, before: UUID | None) -> Sequence[Document]:
-        """At most `limit` documents, newest first, older than `before`."""
+    async def content(self, scope: Scope, document_id: UUID) -> tuple[Document, str] | None:
+        """The document and the key of its newest version's blob."""
+        if SourceKind.DOCUMENT not in scope.kinds:
+            return None
+        async with self._database.tenant(scope.tenant_id) as connection:
+            row = (
+                await connection.execute(
+                    text(f"SELECT {DOCUMENT_COLUMNS}, v.blob_key {_FROM} AND d.id = :id"),
+                    {"tenant_id": scope.tenant_id, "id": document_id},
+                )
+            ).one_or_none()
+        return (document_of(row), row.blob_key) if row is not None else None
+
+    async def list(self, scope: Scope, *, limit: int, behind: UUID | None, ascending: bool = False) -> Sequence[Document]:
+        """At most `limit` documents behind that one, newest first, or oldest first if `ascending`."""
         if SourceKind.DOCUMENT not in scope.kinds:
             return []
         async with self._database.tenant(scope.tenant_id) as connection:
             rows = await connection.execute(
-                text(f"{_DOCUMENT} AND (CAST(:before AS uuid) IS NULL OR d.id < :before) ORDER BY d.id DESC LIMIT :limit"),
-                {"tenant_id": scope.tenant_id, "before": before, "limit": limit},
+                text(
+                    f"{_DOCUMENT} AND (CAST(:behind AS uuid) IS NULL OR d.id {'>' if ascending else '<'} :behind)"
+                    f" ORDER BY d.id {'ASC' if ascending else 'DESC'} LIMIT :limit"
+                ),
+                {"tenant_id": scope.tenant_id, "behind": behind, "limit": limit},
             )
-            return [_document(row) for row in rows]
+            return [document_of(row) for row in rows]
 
     async def delete(self, scope: Scope, document_id: UUID) -> Sequence[str]:
         """Delete everything but the blobs, whose keys are returned; the event leaves with it."""
@@ -147,7 +166,7 @@ class DocumentStore:
         row = (
             await connection.execute(text(f"{_DOCUMENT} AND d.id = :id"), {"tenant_id": tenant_id, "id": document_id})
         ).one_or_none()
-        return _document(row) if row is not None else None
+        return document_of(row) if row is not None else None
 
     async def _process_again(self, connection: AsyncConnection, tenant_id: UUID, document: Document) -> None:
         await connection.execute(

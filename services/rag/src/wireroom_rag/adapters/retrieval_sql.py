@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_common.db import Database
+from wireroom_rag.domain.collection import Members
 from wireroom_rag.domain.lexicon import K1, B
 from wireroom_rag.domain.passage import FoundPassage, Vectors
 from wireroom_rag.domain.scope import Scope, SourceKind
@@ -31,6 +35,19 @@ _GRAPH = """
 _NO_SCAN = "scan AS MATERIALIZED (SELECT CAST(NULL AS bigint) AS id, CAST(NULL AS float8) AS distance WHERE false)"
 _VISIBLE = """c.tenant_id = :tenant_id AND c.kind = ANY(CAST(:kinds AS text[]))
     AND (CAST(:since AS timestamptz) IS NULL OR c.published_at IS NULL OR c.published_at >= :since)"""
+_MEMBER = """c.document_id IN (
+        SELECT m.document_id FROM collection_documents m
+         WHERE m.tenant_id = :tenant_id AND m.collection_id = ANY(CAST(:collections AS uuid[]))
+           AND m.attributes @> CAST(:attributes AS jsonb))"""
+# At most so many members are looked at: each has one chunk at least.
+_MEMBER_CHUNKS = """
+SELECT COALESCE(sum(v.chunks), 0)
+  FROM (SELECT DISTINCT m.document_id FROM collection_documents m
+         WHERE m.tenant_id = :tenant_id AND m.collection_id = ANY(CAST(:collections AS uuid[]))
+           AND m.attributes @> CAST(:attributes AS jsonb) LIMIT :most) m
+  JOIN documents d ON d.tenant_id = :tenant_id AND d.id = m.document_id
+  JOIN document_versions v ON v.tenant_id = d.tenant_id AND v.document_id = d.id AND v.version = d.indexed_version
+"""
 _HYBRID = """
 WITH {scan},
 dense AS (
@@ -80,18 +97,27 @@ class IndexReader:
         self._exact_up_to = exact_up_to
 
     async def search(
-        self, scope: Scope, *, vector: Vectors | None, terms: Mapping[str, int], top_k: int, since: datetime | None
+        self,
+        scope: Scope,
+        *,
+        vector: Vectors | None,
+        terms: Mapping[str, int],
+        top_k: int,
+        since: datetime | None,
+        members: Members | None = None,
     ) -> Sequence[FoundPassage]:
         """The best `top_k` passages in the scope by reciprocal rank fusion; deterministic order.
 
-        `vector=None` leaves out the dense leg, empty `terms` the lexical one. `since` drops older texts, not undated ones.
+        `vector=None` leaves out the dense leg, empty `terms` the lexical one. `since` drops older texts, not undated ones. `members`
+        limits the documents; articles are left alone (the scope says whether there are any).
         """
+        chosen = {} if members is None else _chosen(members)
+        visible = _VISIBLE
+        if members is not None:
+            # Without the alternative the planner can begin with the members.
+            visible += f" AND (c.kind = 'article' OR {_MEMBER})" if SourceKind.ARTICLE in scope.kinds else f" AND {_MEMBER}"
         async with self._database.tenant(scope.tenant_id) as connection:
-            size = (
-                await connection.execute(
-                    text("SELECT chunks FROM index_statistics WHERE tenant_id = :tenant_id"), {"tenant_id": scope.tenant_id}
-                )
-            ).scalar_one_or_none()
+            size = await self._searched(connection, scope, chosen)
             if not size:
                 return []
             exact = size <= self._exact_up_to
@@ -100,13 +126,14 @@ class IndexReader:
                 await connection.execute(text("SET LOCAL hnsw.ef_search = 200"))
                 await connection.execute(text("SET LOCAL hnsw.max_scan_tuples = 100000"))
             template = _NO_SCAN if vector is None else _EXACT if exact else _GRAPH
-            scan = template.format(visible=_VISIBLE)
+            scan = template.format(visible=visible)
             rows = await connection.execute(
-                text(_HYBRID.format(scan=scan, visible=_VISIBLE)),
+                text(_HYBRID.format(scan=scan, visible=visible)),
                 {
                     "tenant_id": scope.tenant_id,
                     "kinds": sorted(scope.kinds),
                     "since": since,
+                    **chosen,
                     **({} if vector is None else {"vector": f"[{','.join(f'{value:.6g}' for value in vector.tolist())}]"}),
                     "stems": list(terms),
                     "weights": list(terms.values()),
@@ -136,3 +163,24 @@ class IndexReader:
                 )
                 for row in rows
             ]
+
+    async def _searched(self, connection: AsyncConnection, scope: Scope, chosen: Mapping[str, Any]) -> int:
+        """How many chunks a scan would read."""
+        found = await connection.execute(
+            text("SELECT chunks FROM index_statistics WHERE tenant_id = :tenant_id"), {"tenant_id": scope.tenant_id}
+        )
+        size: int = found.scalar_one_or_none() or 0
+        if not chosen or size <= self._exact_up_to or SourceKind.ARTICLE in scope.kinds:
+            return size
+        counted = await connection.execute(
+            text(_MEMBER_CHUNKS), {"tenant_id": scope.tenant_id, **chosen, "most": self._exact_up_to + 1}
+        )
+        members: int = counted.scalar_one()
+        return members
+
+
+def _chosen(members: Members) -> dict[str, Any]:
+    return {
+        "collections": list(members.collection_ids),
+        "attributes": json.dumps(dict(members.attributes), ensure_ascii=False),
+    }

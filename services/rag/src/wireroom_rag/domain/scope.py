@@ -21,3 +21,5 @@ class Scope:
     tenant_id: UUID
     user_id: UUID
     kinds: frozenset[SourceKind]
+    # Sees and changes the collections of everybody in the tenant.
+    manages_collections: bool = False

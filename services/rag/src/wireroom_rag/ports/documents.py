@@ -40,8 +40,11 @@ class DocumentStore(Protocol):
     async def get(self, scope: Scope, document_id: UUID) -> Document | None:
         """The document with its newest version; None when there is none in the scope."""
 
-    async def list(self, scope: Scope, *, limit: int, before: UUID | None) -> Sequence[Document]:
-        """At most `limit` documents, newest first, older than `before`."""
+    async def content(self, scope: Scope, document_id: UUID) -> tuple[Document, str] | None:
+        """The document and the key of its newest version's blob; None when there is none in the scope."""
+
+    async def list(self, scope: Scope, *, limit: int, behind: UUID | None, ascending: bool = False) -> Sequence[Document]:
+        """At most `limit` documents behind that one, newest first, or oldest first if `ascending`."""
 
     async def delete(self, scope: Scope, document_id: UUID) -> Sequence[str]:
         """Delete everything but the blobs, whose keys are returned; the event leaves with it."""

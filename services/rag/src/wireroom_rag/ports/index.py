@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from wireroom_rag.domain.collection import Members
 from wireroom_rag.domain.passage import CitedText, FoundPassage, IndexEntry, Span, Vectors
 from wireroom_rag.domain.scope import Scope
 
@@ -25,11 +26,19 @@ class PassageIndex(Protocol):
     """Finds passages."""
 
     async def search(
-        self, scope: Scope, *, vector: Vectors | None, terms: Mapping[str, int], top_k: int, since: datetime | None
+        self,
+        scope: Scope,
+        *,
+        vector: Vectors | None,
+        terms: Mapping[str, int],
+        top_k: int,
+        since: datetime | None,
+        members: Members | None = None,
     ) -> Sequence[FoundPassage]:
         """The best `top_k` passages in the scope by reciprocal rank fusion; deterministic order.
 
-        `vector=None` leaves out the dense leg, empty `terms` the lexical one. `since` drops older texts, not undated ones.
+        `vector=None` leaves out the dense leg, empty `terms` the lexical one. `since` drops older texts, not undated ones. `members`
+        limits the documents; articles are left alone (the scope says whether there are any).
         """
 
 

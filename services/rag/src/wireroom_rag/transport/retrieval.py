@@ -8,6 +8,7 @@ from uuid import UUID
 
 from wireroom_common.errors import invalid
 from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
+from wireroom_rag.domain.collection import notes
 from wireroom_rag.domain.passage import FoundPassage
 from wireroom_rag.domain.scope import SourceKind
 from wireroom_rag.transport.scopes import readable_scope, scope_of_kinds
@@ -26,12 +27,21 @@ class RetrievalServicer(rag_pb2_grpc.RetrievalServiceServicer):
         self._resolve = resolve
 
     async def Retrieve(self, request: rag_pb2.RetrieveRequest, context: Any) -> rag_pb2.RetrieveResponse:  # noqa: N802, ARG002 - the rpc's signature
-        scope = scope_of_kinds(request.kinds)
+        scope = scope_of_kinds(request.kinds, collections=bool(request.collection_ids))
+        if request.member_attributes and not request.collection_ids:
+            raise invalid("collections_missing", "Attributes are those of members of a collection: name it.", field="collection_ids")
         try:
             since = request.since.ToDatetime(tzinfo=UTC) if request.HasField("since") else None
         except (ValueError, OverflowError):
             raise invalid("since_out_of_range", "`since` is not a date of the years 1 to 9999.", field="since") from None
-        passages = await self._retrieve(scope, request.query, top_k=request.top_k, since=since)
+        passages = await self._retrieve(
+            scope,
+            request.query,
+            top_k=request.top_k,
+            since=since,
+            collections=request.collection_ids,
+            attributes=notes(request.member_attributes, "attributes"),
+        )
         return rag_pb2.RetrieveResponse(passages=[_passage(passage) for passage in passages])
 
     async def VerifyCitations(  # noqa: N802 - the rpc's signature

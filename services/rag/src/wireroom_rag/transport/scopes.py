@@ -12,7 +12,8 @@ from wireroom_rag.domain.scope import Scope, SourceKind
 READ_DOCUMENTS = "docs:read"
 WRITE_DOCUMENTS = "docs:write"
 READ_NEWS = "news:read"
-# The permission to delete what others own.
+MANAGE_OWN = "collections:manage:own"
+# The permission to change and delete what others own.
 MANAGE_ALL = "collections:manage"
 
 _PERMISSIONS = {SourceKind.DOCUMENT: READ_DOCUMENTS, SourceKind.ARTICLE: READ_NEWS}
@@ -20,7 +21,7 @@ _KINDS = {rag_pb2.SOURCE_KIND_DOCUMENT: SourceKind.DOCUMENT, rag_pb2.SOURCE_KIND
 
 
 def _scope(principal: Principal, kinds: frozenset[SourceKind]) -> Scope:
-    return Scope(principal.tenant(), principal.user_id(), kinds)
+    return Scope(principal.tenant(), principal.user_id(), kinds, MANAGE_ALL in principal.permissions)
 
 
 def document_scope(permission: str) -> Scope:
@@ -39,8 +40,20 @@ def readable_scope() -> Scope:
     return _scope(principal, kinds)
 
 
-def scope_of_kinds(requested: Sequence[rag_pb2.SourceKind.ValueType]) -> Scope:
-    """The requested kinds, each with its permission; all readable ones if none is named."""
+def collection_scope(*, change: bool = False) -> Scope:
+    """Documents, with the permission to read them and, for `change`, to manage collections; FORBIDDEN without."""
+    principal = current_principal()
+    if change and MANAGE_ALL not in principal.permissions:
+        principal.require(MANAGE_OWN)
+    return document_scope(READ_DOCUMENTS)
+
+
+def scope_of_kinds(requested: Sequence[rag_pb2.SourceKind.ValueType], *, collections: bool = False) -> Scope:
+    """The requested kinds, each with its permission; all readable ones if none is named, or documents if `collections` are."""
+    if collections:
+        current_principal().require(READ_DOCUMENTS)
+    if not requested and collections:
+        return document_scope(READ_DOCUMENTS)
     if not requested:
         return readable_scope()
     principal = current_principal()

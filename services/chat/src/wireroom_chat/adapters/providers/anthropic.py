@@ -8,7 +8,7 @@ from typing import Any
 
 from wireroom_chat.adapters.providers.anthropic_mapping import ChunkMapper, completion, messages_request
 from wireroom_chat.adapters.providers.http import ProviderHttp, object_of
-from wireroom_chat.ports import ChatProvider
+from wireroom_chat.ports.providers import ChatProvider
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 
@@ -35,14 +35,15 @@ class AnthropicProvider(ChatProvider):
     async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         mapped = messages_request(self._http.name, {**body, "stream": True}, self._limit(body))
         mapper = ChunkMapper(self._created(), mapped.stripped)
-        async with aclosing(self._http.stream(_PATH, mapped.body, self._event, model=_model(body))) as events:
-            async for event in events:
-                try:
-                    chunks = mapper.chunks(event)
-                except (ValueError, KeyError):
-                    raise self._http.invalid() from None
-                for chunk in chunks:
-                    yield chunk
+        async with aclosing(self._http.stream(_PATH, mapped.body, self._event, model=_model(body))) as batches:
+            async for batch in batches:
+                for event in batch:
+                    try:
+                        chunks = mapper.chunks(event)
+                    except (ValueError, KeyError):
+                        raise self._http.invalid() from None
+                    for chunk in chunks:
+                        yield chunk
         if not mapper.finished:
             raise self._http.interrupted()
         if (body.get("stream_options") or {}).get("include_usage"):

@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from wireroom_chat.adapters.providers.event_stream import events
+from wireroom_chat.adapters.providers.event_stream import event_batches
 from wireroom_chat.adapters.providers.rate_limits import exhausted_for, retry_after
 from wireroom_chat.domain.provider_address import is_refused
 from wireroom_chat.domain.provider_timeouts import ProviderTimeouts
@@ -127,8 +127,8 @@ class ProviderHttp:
 
     async def stream(
         self, path: str, body: Mapping[str, Any], parse: Callable[[bytes], T | None], *, model: str
-    ) -> AsyncGenerator[T, None]:
-        """The events, each through `parse`, up to the one for which it returns None.
+    ) -> AsyncGenerator[list[T], None]:
+        """The events, each through `parse`, up to the one for which it returns None; those together that arrived together.
 
         Closing the generator closes the connection at once.
         """
@@ -140,13 +140,16 @@ class ProviderHttp:
         ):
             if not response.content_type.startswith(_EVENTS):
                 raise self.invalid()
-            async for data in events(response):
+            async for batch in event_batches(response):
                 if first_byte.when() is not None:
                     first_byte.reschedule(None)
-                event = parse(data)
-                if event is None:
+                parsed, ended, failure = _parsed(batch, parse)
+                if parsed:
+                    yield parsed
+                if failure is not None:
+                    raise failure
+                if ended:
                     break
-                yield event
             await _drain(response)
 
     @asynccontextmanager
@@ -294,6 +297,20 @@ def object_of(data: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _parsed(batch: list[bytes], parse: Callable[[bytes], T | None]) -> tuple[list[T], bool, WireroomError | None]:
+    """What stands before the end or the first failure, whether the end is among them, and the failure."""
+    parsed: list[T] = []
+    try:
+        for data in batch:
+            event = parse(data)
+            if event is None:
+                return parsed, True, None
+            parsed.append(event)
+    except WireroomError as failure:
+        return parsed, False, failure
+    return parsed, False, None
 
 
 async def _read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None:

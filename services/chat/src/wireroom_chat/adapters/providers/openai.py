@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from wireroom_chat.adapters.providers.http import ProviderHttp, object_of
-from wireroom_chat.ports import ChatProvider
+from wireroom_chat.ports.providers import ChatProvider
 from wireroom_common.errors import WireroomError
 
 _DONE = b"[DONE]"
@@ -29,17 +29,23 @@ class OpenAiProvider(ChatProvider):
         return answer
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        async with aclosing(self.batches(body)) as batches:
+            async for batch in batches:
+                for chunk in batch:
+                    yield chunk
+
+    async def batches(self, body: Mapping[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
         asked = dict(body)
         if self._stream_options is False:
             asked.pop("stream_options", None)
         told = "stream_options" in asked
         begun = False
         try:
-            async with aclosing(self._chunks(asked)) as chunks:
-                async for chunk in chunks:
+            async with aclosing(self._chunks(asked)) as batches:
+                async for batch in batches:
                     begun = True
                     self._stream_options = told or self._stream_options
-                    yield chunk
+                    yield batch
         except WireroomError as error:
             # Some refuse this member only: asked once more without it, it is known from then on.
             if begun or not told or self._stream_options or error.code != "provider_rejected_request":
@@ -47,10 +53,10 @@ class OpenAiProvider(ChatProvider):
         else:
             return
         del asked["stream_options"]
-        async with aclosing(self._chunks(asked)) as chunks:
-            async for chunk in chunks:
+        async with aclosing(self._chunks(asked)) as batches:
+            async for batch in batches:
                 self._stream_options = False
-                yield chunk
+                yield batch
 
     async def embed(self, body: Mapping[str, Any]) -> dict[str, Any]:
         answer = await self._http.call("/embeddings", body, model=_model(body))
@@ -67,12 +73,13 @@ class OpenAiProvider(ChatProvider):
             raise self._http.invalid()
         return [item["id"] for item in data if isinstance(item, dict) and isinstance(item.get("id"), str)]
 
-    async def _chunks(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def _chunks(self, body: Mapping[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
         progress = _Progress()
-        async with aclosing(self._http.stream("/chat/completions", body, self._chunk, model=_model(body))) as chunks:
-            async for chunk in chunks:
-                progress.note(chunk["choices"])
-                yield chunk
+        async with aclosing(self._http.stream("/chat/completions", body, self._chunk, model=_model(body))) as batches:
+            async for batch in batches:
+                for chunk in batch:
+                    progress.note(chunk["choices"])
+                yield batch
         if not progress.finished:
             raise self._http.interrupted()
 

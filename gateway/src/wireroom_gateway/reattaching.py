@@ -33,7 +33,7 @@ _log = get_logger(__name__)
 class Reattaching:
     """The parts of a call as they come, then those of the calls that go on with it, made to look the same by `part_of`.
 
-    `frame_of` is the other way round. `ends_silently`: the end of these parts is the end of the call, or its error. Without `stream_id`
+    `frames_of` is the other way round: a part may hold several frames. `ends_silently`: the end of these parts is the end of the call, or its error. Without `stream_id`
     the stream's name is that in its first part: before it nothing can be resumed.
     """
 
@@ -42,7 +42,7 @@ class Reattaching:
         call: Any,
         streams: conversation_pb2_grpc.StreamServiceAsyncStub,
         *,
-        frame_of: Callable[[Any], StreamFrame],
+        frames_of: Callable[[Any], list[StreamFrame]],
         part_of: Callable[[StreamFrame], Any],
         timeout: float,
         stream_id: str = "",
@@ -52,7 +52,7 @@ class Reattaching:
     ) -> None:
         self._call = call
         self._streams = streams
-        self._frame_of = frame_of
+        self._frames_of = frames_of
         self._part_of = part_of
         self._timeout = timeout
         self._stream_id = stream_id
@@ -73,7 +73,7 @@ class Reattaching:
         try:
             async for part in self._call:
                 if not self._stream_id:
-                    self._stream_id = self._frame_of(part).info.completion_id
+                    self._stream_id = self._frames_of(part)[0].info.completion_id
                 tail.append(part)
                 yield part
         except asyncio.CancelledError:
@@ -127,7 +127,7 @@ class Reattaching:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _frames(self) -> AsyncIterator[StreamFrame]:
-        frames = [self._frame_of(part) for part in self._tail]
+        frames = [frame for part in self._tail for frame in self._frames_of(part)][-_TAIL:]
         after = frames[-1].seq if frames else self._after
         request = ResumeRequest(stream_id=self._stream_id, after_seq=after, tail=frames)
         call = self._call = self._streams.Resume(request, timeout=self._timeout)
@@ -138,7 +138,7 @@ class Reattaching:
 
 def chunk_stream(call: Any, streams: conversation_pb2_grpc.StreamServiceAsyncStub, timeout: float) -> Reattaching:
     """For `StreamComplete`, whose end is the end of the call."""
-    return Reattaching(call, streams, frame_of=_frame_of_chunk, part_of=_chunk_of_frame, timeout=timeout, ends_silently=True)
+    return Reattaching(call, streams, frames_of=_frames_of_chunks, part_of=_chunk_of_frame, timeout=timeout, ends_silently=True)
 
 
 def _telling(error: Exception, failure: WireroomError) -> Exception:
@@ -157,10 +157,10 @@ def raise_for(end: StreamEnd | None) -> None:
         raise WireroomError(ErrorKind.UNAVAILABLE, "stream_cancelled", "The answer was given up. Try again.", retry_after=1.0)
 
 
-def _frame_of_chunk(part: chat_pb2.StreamCompleteResponse) -> StreamFrame:
+def _frames_of_chunks(part: chat_pb2.StreamCompleteResponse) -> list[StreamFrame]:
     if part.WhichOneof("part") == "info":
-        return StreamFrame(seq=part.seq, info=part.info)
-    return StreamFrame(seq=part.seq, data=part.data)
+        return [StreamFrame(seq=part.seq, info=part.info)]
+    return [StreamFrame(seq=part.seq + place, data=data) for place, data in enumerate((part.data, *part.more))]
 
 
 def _chunk_of_frame(frame: StreamFrame) -> chat_pb2.StreamCompleteResponse:
@@ -171,7 +171,7 @@ def _chunk_of_frame(frame: StreamFrame) -> chat_pb2.StreamCompleteResponse:
 
 def turn_stream(call: Any, streams: conversation_pb2_grpc.StreamServiceAsyncStub, timeout: float) -> Reattaching:
     """For `StreamSend`."""
-    return Reattaching(call, streams, frame_of=_frame_in, part_of=_turn_part, timeout=timeout)
+    return Reattaching(call, streams, frames_of=_frames_in, part_of=_turn_part, timeout=timeout)
 
 
 def resumed_stream(
@@ -180,12 +180,12 @@ def resumed_stream(
     """For `Resume`, which is called here."""
     call = streams.Resume(ResumeRequest(stream_id=stream_id, after_seq=after), timeout=timeout)
     return Reattaching(
-        call, streams, frame_of=_frame_in, part_of=_resumed_part, timeout=timeout, stream_id=stream_id, after=after
+        call, streams, frames_of=_frames_in, part_of=_resumed_part, timeout=timeout, stream_id=stream_id, after=after
     )
 
 
-def _frame_in(part: StreamSendResponse | ResumeResponse) -> StreamFrame:
-    return part.frame
+def _frames_in(part: StreamSendResponse | ResumeResponse) -> list[StreamFrame]:
+    return [part.frame]
 
 
 def _turn_part(frame: StreamFrame) -> StreamSendResponse:

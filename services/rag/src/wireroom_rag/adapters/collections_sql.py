@@ -1,0 +1,264 @@
+"""Collections in PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from wireroom_common.db import Database
+from wireroom_common.errors import ErrorKind, WireroomError, not_found
+from wireroom_common.ids import new_id
+from wireroom_common.outbox import emit
+from wireroom_protos.events.v1 import events_pb2
+from wireroom_rag.adapters import audit_trail
+from wireroom_rag.domain.collection import (
+    Collection,
+    CollectionChange,
+    IdPage,
+    NewCollection,
+    Note,
+    Visibility,
+    require_change,
+)
+from wireroom_rag.domain.scope import Scope
+
+T = TypeVar("T")
+# The one place that says who sees a collection.
+_VISIBLE = "c.tenant_id = :tenant_id AND (c.owner_id = :user_id OR c.visibility = 'tenant' OR :manages)"
+_COLLECTIONS = """
+    SELECT c.id, c.owner_id, c.name, c.description, c.visibility, CAST(c.metadata AS text) AS metadata, c.created_at, c.updated_at,
+           members.*
+      FROM (SELECT c.* FROM collections c WHERE {condition}) c
+     CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE v.state NOT IN ('indexed', 'rejected', 'failed')) AS pending,
+               count(*) FILTER (WHERE v.state = 'indexed') AS indexed,
+               count(*) FILTER (WHERE v.state = 'rejected') AS rejected,
+               count(*) FILTER (WHERE v.state = 'failed') AS failed,
+               CAST(COALESCE(sum(v.size), 0) AS bigint) AS size
+          FROM collection_documents m
+          JOIN documents d ON d.tenant_id = m.tenant_id AND d.id = m.document_id
+          JOIN document_versions v ON v.tenant_id = d.tenant_id AND v.document_id = d.id AND v.version = d.latest_version
+         WHERE m.tenant_id = c.tenant_id AND m.collection_id = c.id
+     ) members
+"""
+
+
+def viewer(scope: Scope) -> dict[str, Any]:
+    """The parameters of `_VISIBLE`."""
+    return {"tenant_id": scope.tenant_id, "user_id": scope.user_id, "manages": scope.manages_collections}
+
+
+def stored(value: Mapping[str, Note]) -> str:
+    """Notes as jsonb takes them."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def page_clause(page: IdPage, column: str) -> tuple[str, dict[str, Any]]:
+    """Condition, order and limit of one entry more than the page has; a page in front of something is read backwards."""
+    forward = page.ascending != (page.before is not None)
+    position = page.before or page.after
+    condition = f" AND {column} {'>' if forward else '<'} :position" if position is not None else ""
+    order = f" ORDER BY {column} {'ASC' if forward else 'DESC'} LIMIT :most"
+    return condition + order, {"most": page.size + 1, **({"position": position} if position is not None else {})}
+
+
+def cut(rows: Sequence[T], page: IdPage) -> tuple[Sequence[T], bool]:
+    """The page in its order, and whether there is more."""
+    kept = list(rows[: page.size])
+    return (kept[::-1] if page.before is not None else kept), len(rows) > page.size
+
+
+async def visible_owner(connection: AsyncConnection, scope: Scope, collection_id: UUID, lock: str = "") -> UUID:
+    """The collection's owner, its row locked as said; NOT_FOUND for what the caller does not see."""
+    found = (
+        await connection.execute(
+            text(f"SELECT c.owner_id FROM collections c WHERE {_VISIBLE} AND c.id = :id {lock}"), {**viewer(scope), "id": collection_id}
+        )
+    ).scalar_one_or_none()
+    if found is None:
+        raise not_found("collection")
+    owner_id: UUID = found
+    return owner_id
+
+
+class CollectionStore:
+    """Implements the port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, scope: Scope, new: NewCollection, document_ids: Sequence[UUID]) -> Collection:
+        """A collection of the caller, with its first members."""
+        collection_id = new_id()
+        async with self._database.tenant(scope.tenant_id) as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO collections (tenant_id, id, owner_id, name, description, visibility, metadata)"
+                    " VALUES (:tenant_id, :id, :owner_id, :name, :description, :visibility, CAST(:metadata AS jsonb))"
+                ),
+                {
+                    "tenant_id": scope.tenant_id,
+                    "id": collection_id,
+                    "owner_id": scope.user_id,
+                    "name": new.name,
+                    "description": new.description,
+                    "visibility": new.visibility.value,
+                    "metadata": stored(new.metadata),
+                },
+            )
+            if document_ids:
+                await _fill(connection, scope.tenant_id, collection_id, document_ids)
+            event = events_pb2.RagCollectionCreated(
+                collection_id=str(collection_id), owner_id=str(scope.user_id), visibility=new.visibility.value
+            )
+            await _tell(connection, scope, collection_id, event, "collection.created", visibility=new.visibility.value)
+            return await self._found(connection, scope, collection_id)
+
+    async def get(self, scope: Scope, collection_id: UUID) -> Collection:
+        """The collection."""
+        async with self._database.tenant(scope.tenant_id) as connection:
+            return await self._found(connection, scope, collection_id)
+
+    async def list(self, scope: Scope, page: IdPage) -> tuple[Sequence[Collection], bool]:
+        """A page of them, and whether there are more in its direction."""
+        clause, values = page_clause(page, "c.id")
+        # Counted for the page alone, and put into order again after that.
+        order = "ASC" if page.ascending != (page.before is not None) else "DESC"
+        statement = f"{_COLLECTIONS.format(condition=_VISIBLE + clause)} ORDER BY c.id {order}"
+        async with self._database.tenant(scope.tenant_id) as connection:
+            rows = (await connection.execute(text(statement), {**viewer(scope), **values})).all()
+        return cut([_collection(row) for row in rows], page)
+
+    async def update(self, scope: Scope, collection_id: UUID, change: CollectionChange) -> Collection:
+        """The changed collection."""
+        async with self._database.tenant(scope.tenant_id) as connection:
+            require_change(scope, await visible_owner(connection, scope, collection_id, "FOR NO KEY UPDATE"))
+            before = await self._found(connection, scope, collection_id)
+            await connection.execute(
+                text(
+                    "UPDATE collections SET name = COALESCE(:name, name), description = COALESCE(:description, description),"
+                    " visibility = COALESCE(:visibility, visibility), metadata = COALESCE(CAST(:metadata AS jsonb), metadata),"
+                    " updated_at = now() WHERE tenant_id = :tenant_id AND id = :id"
+                ),
+                {
+                    "tenant_id": scope.tenant_id,
+                    "id": collection_id,
+                    "name": change.name,
+                    "description": change.description,
+                    "visibility": change.visibility.value if change.visibility else None,
+                    "metadata": stored(change.metadata) if change.metadata is not None else None,
+                },
+            )
+            after = await self._found(connection, scope, collection_id)
+            event = events_pb2.RagCollectionUpdated(collection_id=str(collection_id), visibility=after.visibility.value)
+            await _tell(
+                connection,
+                scope,
+                collection_id,
+                event,
+                "collection.updated",
+                visibility=after.visibility.value,
+                visibility_before=before.visibility.value,
+            )
+            return after
+
+    async def delete(self, scope: Scope, collection_id: UUID) -> None:
+        """Its documents stay."""
+        async with self._database.tenant(scope.tenant_id) as connection:
+            require_change(scope, await visible_owner(connection, scope, collection_id, "FOR UPDATE"))
+            await connection.execute(
+                text("DELETE FROM collections WHERE tenant_id = :tenant_id AND id = :id"),
+                {"tenant_id": scope.tenant_id, "id": collection_id},
+            )
+            event = events_pb2.RagCollectionDeleted(collection_id=str(collection_id))
+            await _tell(connection, scope, collection_id, event, "collection.deleted")
+
+    async def resolve(self, scope: Scope, names: Sequence[str]) -> tuple[UUID, ...]:
+        """The collections with these ids or names; one's own goes before another's. CONFLICT for a name that several have."""
+        async with self._database.tenant(scope.tenant_id) as connection:
+            return tuple(dict.fromkeys([await _resolved(connection, scope, name) for name in names]))
+
+    async def _found(self, connection: AsyncConnection, scope: Scope, collection_id: UUID) -> Collection:
+        statement = _COLLECTIONS.format(condition=f"{_VISIBLE} AND c.id = :id")
+        row = (await connection.execute(text(statement), {**viewer(scope), "id": collection_id})).one_or_none()
+        if row is None:
+            raise not_found("collection")
+        return _collection(row)
+
+
+async def _resolved(connection: AsyncConnection, scope: Scope, name: str) -> UUID:
+    if "\x00" in name:
+        raise not_found("collection")
+    try:
+        wanted: dict[str, UUID | str | None] = {"id": UUID(name.removeprefix("vs_")), "name": None}
+    except ValueError:
+        wanted = {"id": None, "name": name}
+    rows = (
+        await connection.execute(
+            text(
+                f"SELECT c.id, c.owner_id FROM collections c WHERE {_VISIBLE}"
+                " AND (c.id = CAST(:id AS uuid) OR c.name = CAST(:name AS text))"
+                " ORDER BY (c.owner_id = :user_id) DESC, c.id LIMIT 2"
+            ),
+            {**viewer(scope), **wanted},
+        )
+    ).all()
+    if not rows:
+        raise not_found("collection")
+    if len(rows) > 1 and (rows[1].owner_id == scope.user_id or rows[0].owner_id != scope.user_id):
+        raise WireroomError(
+            ErrorKind.CONFLICT, "collection_ambiguous", "Several collections have this name: give the id of the one that you mean."
+        )
+    found: UUID = rows[0].id
+    return found
+
+
+async def _fill(connection: AsyncConnection, tenant_id: UUID, collection_id: UUID, document_ids: Sequence[UUID]) -> None:
+    wanted = sorted(set(document_ids))
+    found = (
+        await connection.execute(
+            text(
+                "SELECT id FROM documents WHERE tenant_id = :tenant_id AND kind = 'document' AND id = ANY(CAST(:ids AS uuid[]))"
+                " ORDER BY id FOR KEY SHARE"
+            ),
+            {"tenant_id": tenant_id, "ids": wanted},
+        )
+    ).scalars()
+    if len(list(found)) != len(wanted):
+        raise not_found("document")
+    await connection.execute(
+        text(
+            "INSERT INTO collection_documents (tenant_id, collection_id, document_id)"
+            " SELECT :tenant_id, :collection_id, id FROM unnest(CAST(:ids AS uuid[])) AS new (id)"
+        ),
+        {"tenant_id": tenant_id, "collection_id": collection_id, "ids": wanted},
+    )
+
+
+async def _tell(connection: AsyncConnection, scope: Scope, collection_id: UUID, event: Any, action: str, **details: str) -> None:
+    about = {"tenant_id": scope.tenant_id, "subject": str(collection_id), "actor": str(scope.user_id)}
+    await emit(connection, event, **about)
+    await audit_trail.record(connection, action, **about, **details)
+
+
+def _collection(row: Row[Any]) -> Collection:
+    return Collection(
+        id=row.id,
+        owner_id=row.owner_id,
+        name=row.name,
+        description=row.description,
+        visibility=Visibility(row.visibility),
+        metadata=json.loads(row.metadata),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        pending=row.pending,
+        indexed=row.indexed,
+        rejected=row.rejected,
+        failed=row.failed,
+        size=row.size,
+    )
