@@ -89,7 +89,7 @@ def _require_addresses(role: str, runtime: RuntimeSettings) -> None:
     needed = {"WIREROOM_BUS_URL": runtime.bus_url.get_secret_value()}
     if role in SCHEMAS:
         needed |= {"WIREROOM_DATABASE_URL": runtime.database_url, "WIREROOM_RPC_LISTEN": runtime.rpc_listen}
-    if role == "gateway":
+    if role in {"gateway", "chat"}:
         needed["WIREROOM_REDIS_URL"] = runtime.redis_url.get_secret_value()
     needed |= {f"WIREROOM_RPC_{called.upper()}_URL": runtime.rpc_url(called) for called in CALLS.get(role, ())}
     missing = [name for name, value in needed.items() if value in {EMBEDDED, LOCAL}]

@@ -8,9 +8,10 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.message import Message
+from types import MappingProxyType
 from typing import Any
 
 TIMEOUT = 60.0
@@ -69,17 +70,27 @@ class Api:
         assert reply.status in (200, 201, 202), (path, reply.status, reply.body[:500])
         return reply.json
 
-    def upload(self, name: str, content: bytes, media_type: str = "application/octet-stream") -> Reply:
-        """Upload one document."""
+    def upload(
+        self,
+        name: str,
+        content: bytes,
+        media_type: str = "application/octet-stream",
+        *,
+        path: str = "/api/v1/documents",
+        fields: Mapping[str, str] = MappingProxyType({}),
+    ) -> Reply:
+        """Upload one document; `fields` of the form come before it."""
         boundary = uuid.uuid4().hex
-        head = (
+        head = "".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+            for field, value in fields.items()
+        )
+        head += (
             f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
             f"Content-Type: {media_type}\r\n\r\n"
         )
         raw = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
-        return self.call(
-            "POST", "/api/v1/documents", raw=raw, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        )
+        return self.call("POST", path, raw=raw, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"})
 
     def indexed(self, name: str, content: bytes) -> dict[str, Any]:
         """Upload a document and wait until it is searchable."""

@@ -94,7 +94,16 @@ def test_setting_that_does_not_fit_stops_the_start_and_is_named(tmp_path: Path, 
     ("role", "missing"),
     [
         ("auth", ["WIREROOM_BUS_URL", "WIREROOM_DATABASE_URL", "WIREROOM_RPC_LISTEN"]),
-        ("chat", ["WIREROOM_BUS_URL", "WIREROOM_DATABASE_URL", "WIREROOM_RPC_LISTEN", "WIREROOM_RPC_RAG_URL"]),
+        (
+            "chat",
+            [
+                "WIREROOM_BUS_URL",
+                "WIREROOM_DATABASE_URL",
+                "WIREROOM_REDIS_URL",
+                "WIREROOM_RPC_LISTEN",
+                "WIREROOM_RPC_RAG_URL",
+            ],
+        ),
         ("gateway", ["WIREROOM_BUS_URL", "WIREROOM_REDIS_URL", *(f"WIREROOM_RPC_{name.upper()}_URL" for name in SCHEMAS)]),
     ],
 )

@@ -50,6 +50,9 @@ PASSWORD = "a long enough pass phrase 17"
 WRONG = "x" * 43
 ASSISTANT = {"title": "Clerk", "prompt": "You are a clerk.", "disclaimer": "No advice."}
 _ONE = {"id": "document"}
+_COLLECTION, _SHARED = {"id": "collection"}, {"id": "shared_collection"}
+_ALL_COLLECTIONS = "collections:manage"
+_NO_ID = "018f0000-0000-7000-8000-000000000000"
 _TENANT, _OWN, _INSTALLATION = Reach.TENANT, Reach.OWN, Reach.INSTALLATION
 
 TABLE: Mapping[str, Act] = {
@@ -157,6 +160,17 @@ TABLE: Mapping[str, Act] = {
     "GET /api/v1/documents/{id}": Act(things=_ONE, reach=_TENANT),
     "GET /api/v1/documents/{id}/status": Act(things=_ONE, reach=_TENANT),
     "DELETE /api/v1/documents/{id}": Act(204, things=_ONE, reach=_TENANT, others_need="collections:manage"),
+    # A private collection is its owner's, and those who manage all collections reach it, too.
+    "GET /api/v1/collections": Act(),
+    "POST /api/v1/collections": Act(201, {"name": "{fresh}"}),
+    "GET /api/v1/collections/{id}": Act(things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "PATCH /api/v1/collections/{id}": Act(body={"name": "Renamed"}, things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "DELETE /api/v1/collections/{id}": Act(204, things=_SHARED, reach=_TENANT, others_need=_ALL_COLLECTIONS),
+    "GET /api/v1/collections/{id}/documents": Act(things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "POST /api/v1/collections/{id}/documents": Act(404, {"document_id": _NO_ID}, things=_COLLECTION),
+    "DELETE /api/v1/collections/{id}/documents/{document_id}": Act(
+        204, things={**_SHARED, "document_id": "member"}, reach=_TENANT, others_need=_ALL_COLLECTIONS
+    ),
     "GET /api/v1/citations/{id}": Act(things={"id": "citation"}, reach=_TENANT),
     "POST /api/v1/rag/query": Act(body={"query": "agreement of the harbour, pilot and tide table"}),
     # News
@@ -195,6 +209,27 @@ TABLE: Mapping[str, Act] = {
     "POST /api/v1/admin/assistants/{name}/versions": Act(201, {"config": ASSISTANT}, things={"name": "assistant"}, reach=_TENANT),
     "PUT /api/v1/admin/assistants/{name}/weights": Act(body={"weights": {"1": 1}}, things={"name": "assistant"}, reach=_TENANT),
     # Models
+    "GET /v1/files": Act(),
+    "POST /v1/files": Act(upload=True),
+    "GET /v1/files/{id}": Act(things=_ONE, reach=_TENANT),
+    "DELETE /v1/files/{id}": Act(things=_ONE, reach=_TENANT, others_need=_ALL_COLLECTIONS),
+    "GET /v1/files/{id}/content": Act(things=_ONE, reach=_TENANT),
+    "GET /v1/vector_stores": Act(),
+    "POST /v1/vector_stores": Act(body={"name": "{fresh}"}),
+    "GET /v1/vector_stores/{id}": Act(things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "POST /v1/vector_stores/{id}": Act(body={"name": "Renamed"}, things=_SHARED, reach=_TENANT, others_need=_ALL_COLLECTIONS),
+    "DELETE /v1/vector_stores/{id}": Act(things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "GET /v1/vector_stores/{id}/files": Act(things=_SHARED, reach=_TENANT),
+    "POST /v1/vector_stores/{id}/files": Act(404, {"file_id": _NO_ID}, things=_COLLECTION),
+    "GET /v1/vector_stores/{id}/files/{file_id}": Act(
+        things={**_COLLECTION, "file_id": "member"}, reach=_OWN, readers=_ALL_COLLECTIONS
+    ),
+    "DELETE /v1/vector_stores/{id}/files/{file_id}": Act(
+        things={**_SHARED, "file_id": "member"}, reach=_TENANT, others_need=_ALL_COLLECTIONS
+    ),
+    "POST /v1/vector_stores/{id}/search": Act(
+        body={"query": "harbour pilot"}, things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS
+    ),
     "GET /v1/models": Act(),
     "GET /v1/models/{id}": Act(things={"id": "model"}),
     "POST /v1/chat/completions": Act(

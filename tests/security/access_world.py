@@ -125,6 +125,18 @@ class World:
         text = f"The {self.marker} agreement of harbour {next(_serial)} names the pilot and the tide table of the quay.\n"
         return str(self.owner.api.indexed(f"{self.marker}-{next(_serial)}.txt", text.encode())["id"])
 
+    def new_collection(self) -> str:
+        body = {
+            "name": f"{self.marker} {next(_serial)}",
+            "document_ids": [self.things["document"]],
+            "metadata": {"m": self.marker},
+        }
+        return str(self.owner.api.post("/api/v1/collections", body)["id"])
+
+    def new_shared_collection(self) -> str:
+        body = {"name": f"{self.marker} {next(_serial)}", "document_ids": [self.things["document"]], "visibility": "tenant"}
+        return str(self.owner.api.post("/api/v1/collections", body)["id"])
+
     def new_feed(self) -> str:
         name = f"feed{next(_serial)}"
         self.site.publish(name, f"{name}-1", f"{self.marker} ferry {name}", f"The {self.marker} ferry of {name} leaves at noon.")
@@ -233,6 +245,8 @@ def build(running: Running, site: Site) -> World:
         world.actors[name] = world.add_user(world.owner, name, roles)
     for kind in (
         "document",
+        "collection",
+        "shared_collection",
         "feed",
         "key",
         "session",
@@ -253,6 +267,8 @@ def build(running: Running, site: Site) -> World:
         world.things[kind] = world.make(kind)
     world.things["model"], world.things["provider"] = "extractive", "none"
     world.things["tool"] = "calculator"
+    # Of every collection: a new document would be in none.
+    world.things["member"] = world.things["document"]
     find_answers(world)
     return world
 
@@ -272,7 +288,9 @@ def find_answers(world: World) -> None:
 def call(actor: Actor, method: str, path: str, act: Mapping[str, Any]) -> Reply:
     """One request as the table describes it."""
     if act.get("upload"):
-        return actor.api.upload(f"up-{time.monotonic_ns()}.txt", b"The harbour master signs for the quay.\n")
+        fields = {"purpose": "assistants"} if path.startswith("/v1/") else {}
+        name, content = f"up-{time.monotonic_ns()}.txt", b"The harbour master signs for the quay.\n"
+        return actor.api.upload(name, content, path=path, fields=fields)
     if "form" in act:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         # The client names itself in the form, and in no other way.

@@ -95,6 +95,7 @@ def test_what_was_refused_has_changed_nothing(world: World) -> None:
     owner, operator = world.owner.api, world.operator.api
     for kind, listed, member in (
         ("document", "/api/v1/documents", "documents"),
+        ("collection", "/api/v1/collections", "collections"),
         ("feed", "/api/v1/feeds", "feeds"),
         ("key", "/auth/api-keys", "keys"),
         ("session", "/auth/sessions", "sessions"),

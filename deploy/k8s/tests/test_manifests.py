@@ -167,8 +167,8 @@ def test_environment_is_what_the_role_needs_and_no_more(role: str) -> None:
     own = re.compile(r"WIREROOM_(GATEWAY|CHAT)_")
     assert [name for name in environment if name not in known and not own.match(name)] == []
     assert ("WIREROOM_DATABASE_URL" in environment) == ("WIREROOM_DATABASE_PASSWORD" in environment) == (role in SERVICES)
-    assert ("WIREROOM_REDIS_URL" in environment) == (role == "gateway")
-    assert ("WIREROOM_MASTER_SECRET_FILE" in environment) == (role == "auth")
+    assert ("WIREROOM_REDIS_URL" in environment) == (role in {"gateway", "chat"})
+    assert ("WIREROOM_MASTER_SECRET_FILE" in environment) == (role in {"auth", "chat"})
     assert "WIREROOM_BUS_URL" in environment
     assert "WIREROOM_DATABASE_ADMIN_URL" not in environment
     for service in SERVICES:

@@ -60,13 +60,16 @@ from wireroom_gateway.routes.chat.sessions import add_session_routes
 from wireroom_gateway.routes.chat.streaming import add_streaming_routes
 from wireroom_gateway.routes.chat.tools import add_tool_routes
 from wireroom_gateway.routes.chat.turns import add_turn_routes
+from wireroom_gateway.routes.collections import add_collection_routes
 from wireroom_gateway.routes.documents import add_document_routes
 from wireroom_gateway.routes.health import add_health_routes
 from wireroom_gateway.routes.ip_blocks import add_ip_block_routes
 from wireroom_gateway.routes.meta import add_meta_routes
 from wireroom_gateway.routes.monitoring import add_monitoring_routes
 from wireroom_gateway.routes.news import add_news_routes
+from wireroom_gateway.routes.openai.files import add_file_routes
 from wireroom_gateway.routes.openai.routes import OPENAPI, add_openai_routes
+from wireroom_gateway.routes.openai.vector_stores import add_vector_store_routes
 from wireroom_gateway.routes.providers import add_offered_model_routes, add_provider_routes
 from wireroom_gateway.routes.security import add_security_routes
 from wireroom_gateway.routes.signing_keys import add_signing_key_routes
@@ -279,6 +282,15 @@ def application(
         upload_timeout=settings.upload_timeout,
         max_upload_bytes=settings.max_upload_bytes,
     )
+    add_collection_routes(api, services, timeout=settings.rpc_timeout)
+    add_file_routes(
+        api,
+        services,
+        timeout=settings.rpc_timeout,
+        upload_timeout=settings.upload_timeout,
+        max_upload_bytes=settings.max_upload_bytes,
+    )
+    add_vector_store_routes(api, services, timeout=settings.rpc_timeout)
     add_session_routes(api, services, timeout=settings.rpc_timeout, export_timeout=settings.chat_timeout)
     add_turn_routes(api, services, timeout=settings.chat_timeout)
     add_streaming_routes(api, services, waiting, timeout=settings.rpc_timeout)

@@ -22,7 +22,7 @@ from wireroom_protos.chat.v1 import (
 from wireroom_protos.common.v1 import status_pb2_grpc
 from wireroom_protos.monitoring.v1 import monitoring_pb2_grpc
 from wireroom_protos.news.v1 import news_pb2_grpc
-from wireroom_protos.rag.v1 import rag_pb2_grpc
+from wireroom_protos.rag.v1 import collections_pb2_grpc, rag_pb2_grpc
 
 NAMES = ("auth", "chat", "rag", "news", "monitoring")
 
@@ -52,6 +52,7 @@ class Services:
     responses: responses_pb2_grpc.ResponseServiceAsyncStub
     documents: rag_pb2_grpc.DocumentServiceAsyncStub
     retrieval: rag_pb2_grpc.RetrievalServiceAsyncStub
+    collections: collections_pb2_grpc.CollectionServiceAsyncStub
     feeds: news_pb2_grpc.FeedServiceAsyncStub
     news: news_pb2_grpc.NewsServiceAsyncStub
     metrics: monitoring_pb2_grpc.MetricsServiceAsyncStub
@@ -83,6 +84,7 @@ def connect(channel: Callable[[str], grpc.aio.Channel]) -> Services:
         responses=responses_pb2_grpc.ResponseServiceStub(channel("chat")),
         documents=rag_pb2_grpc.DocumentServiceStub(channel("rag")),
         retrieval=rag_pb2_grpc.RetrievalServiceStub(channel("rag")),
+        collections=collections_pb2_grpc.CollectionServiceStub(channel("rag")),
         feeds=news_pb2_grpc.FeedServiceStub(channel("news")),
         news=news_pb2_grpc.NewsServiceStub(channel("news")),
         metrics=monitoring_pb2_grpc.MetricsServiceStub(channel("monitoring")),

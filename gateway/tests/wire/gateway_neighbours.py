@@ -34,7 +34,7 @@ from wireroom_protos.chat.v1 import (
 from wireroom_protos.common.v1 import status_pb2, status_pb2_grpc
 from wireroom_protos.monitoring.v1 import monitoring_pb2, monitoring_pb2_grpc
 from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
-from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
+from wireroom_protos.rag.v1 import collections_pb2, collections_pb2_grpc, rag_pb2, rag_pb2_grpc
 
 PUBLIC = frozenset(
     f"/wireroom_protos.auth.v1.{name}"
@@ -82,7 +82,12 @@ SERVICES: dict[str, list[tuple[Any, Any, str]]] = {
         (sessions_pb2, sessions_pb2_grpc, "SessionService"),
         _STATUS,
     ],
-    "rag": [(rag_pb2, rag_pb2_grpc, "DocumentService"), (rag_pb2, rag_pb2_grpc, "RetrievalService"), _STATUS],
+    "rag": [
+        (rag_pb2, rag_pb2_grpc, "DocumentService"),
+        (rag_pb2, rag_pb2_grpc, "RetrievalService"),
+        (collections_pb2, collections_pb2_grpc, "CollectionService"),
+        _STATUS,
+    ],
     "news": [(news_pb2, news_pb2_grpc, "FeedService"), (news_pb2, news_pb2_grpc, "NewsService"), _STATUS],
     "monitoring": [
         (monitoring_pb2, monitoring_pb2_grpc, "MetricsService"),

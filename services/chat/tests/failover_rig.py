@@ -8,11 +8,12 @@ from typing import Any
 
 import orjson
 from chat_harness import CALLER, MemoryRetrieval, ask, passage
-from chat_providers import open_provider, provider_sessions
+from chat_providers import open_anthropic, open_provider, provider_sessions
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from wireroom_chat.adapters.ledger import SqlLedger
+from wireroom_chat.adapters.providers.http import ProviderSessions
 from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.frames import End, Info
@@ -66,6 +67,8 @@ class Health:
     def __init__(self) -> None:
         self.failures: list[tuple[str, str]] = []
         self.successes: list[str] = []
+        # Calls that ended without the provider's fault, and whether it had answered.
+        self.releases: list[tuple[str, bool]] = []
         self.blocked: set[str] = set()
 
     def order(self, candidates: Any, strategy: Strategy) -> list[Candidate]:
@@ -83,6 +86,9 @@ class Health:
         assert tokens_out >= 0
         self.successes.append(candidate.model.provider)
 
+    def released(self, candidate: Candidate, *, alive: bool) -> None:
+        self.releases.append((candidate.model.provider, alive))
+
     def failed(self, candidate: Candidate, error: WireroomError) -> None:
         self.failures.append((candidate.model.provider, error.code))
 
@@ -91,8 +97,14 @@ class Suite:
     """Two scripted providers, `a` and `b`, behind the alias `pair`."""
 
     def __init__(
-        self, database: Database, a: ScriptedProvider, b: ScriptedProvider, providers: Mapping[str, ChatProvider]
+        self,
+        database: Database,
+        a: ScriptedProvider,
+        b: ScriptedProvider,
+        providers: Mapping[str, ChatProvider],
+        sessions: ProviderSessions,
     ) -> None:
+        self.sessions = sessions
         self.database, self.a, self.b = database, a, b
         self.providers = providers
         self.health = Health()
@@ -116,6 +128,13 @@ class Suite:
             terms=terms,
             cache=cache,
         )
+
+    def speak_anthropic(self, *names: str) -> None:
+        """Providers that cannot say all that OpenAI's can."""
+        for name in names:
+            server = self.a if name == "a" else self.b
+            self.providers = {**self.providers, name: open_anthropic(name, server.base_url, self.sessions)}
+        self.completing = self.build()
 
     async def stream(self, principal: Principal = CALLER, **members: Any) -> tuple[list[Info], list[dict[str, Any]], End | None]:
         infos: list[Info] = []
@@ -162,4 +181,4 @@ async def suite_of(database: Database) -> AsyncIterator[Suite]:
         await sessions.start()
         stack.push_async_callback(sessions.stop)
         providers = {name: open_provider(name, server.base_url, sessions) for name, server in (("a", a), ("b", b))}
-        yield Suite(database, a, b, providers)
+        yield Suite(database, a, b, providers, sessions)

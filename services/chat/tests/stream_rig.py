@@ -49,6 +49,8 @@ class Severable:
     def __init__(self, inner: RedisStreamBuffer) -> None:
         self.inner = inner
         self.severed = False
+        # What gets through all the same.
+        self.reachable: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.inner, name)
@@ -56,7 +58,7 @@ class Severable:
             return found
 
         async def call(*arguments: Any) -> Any:
-            if self.severed:
+            if self.severed and name not in self.reachable:
                 raise StreamBufferError("severed")
             return await found(*arguments)
 

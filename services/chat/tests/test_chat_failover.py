@@ -126,6 +126,41 @@ async def test_request_that_is_wrong_is_asked_of_one_provider_only(suite: Suite)
     assert caught.value.code == "provider_rejected_request"
     assert suite.b.started == 0
     assert suite.health.failures == []
+    # It has read what it refuses.
+    assert suite.health.releases == [("a", True)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_one_wire_cannot_say_is_asked_of_the_next_provider(suite: Suite, stream: bool) -> None:  # noqa: FBT001 - a parameter
+    suite.speak_anthropic("a")
+    suite.b.script(tokens=["from b"])
+    if stream:
+        _, chunks, _ = await suite.stream(logprobs=True)
+        assert text_of(chunks) == "from b"
+    else:
+        answer, info = await suite.complete(logprobs=True)
+        assert answer["choices"][0]["message"]["content"] == "from b"
+        assert info.path == ("a/m", "b/m")
+    assert suite.a.started == 0
+    assert (suite.health.failures, suite.health.successes) == ([], ["b"])
+    assert suite.health.releases == [("a", False)]
+
+
+async def test_what_no_wire_can_say_is_refused_and_asked_once(suite: Suite) -> None:
+    suite.speak_anthropic("a", "b")
+    with pytest.raises(WireroomError) as caught:
+        await suite.complete(logprobs=True)
+    assert (caught.value.kind, caught.value.code) == (ErrorKind.INVALID, "provider_unsupported")
+    assert [row.provider for row in await suite.usage()] == ["a", "b"]
+
+
+async def test_failure_of_the_one_that_could_is_what_is_told(suite: Suite) -> None:
+    suite.speak_anthropic("b")
+    suite.a.script(status=503)
+    with pytest.raises(WireroomError) as caught:
+        await suite.complete(logprobs=True)
+    assert caught.value.code == "provider_unavailable"
+    assert [row.provider for row in await suite.usage()] == ["a", "b", "a"]
 
 
 async def test_fallback_that_is_disabled_is_not_used(suite: Suite) -> None:

@@ -239,6 +239,31 @@ async def test_one_probe_over_all_replicas(clean_valkey_url: str) -> None:
             assert replica.health(ONE)[0].first_token == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("alive", [True, False])
+async def test_probe_that_ends_without_a_verdict_blocks_nobody(clean_valkey_url: str, alive: bool) -> None:  # noqa: FBT001 - a parameter
+    async with replicas(clean_valkey_url, 2, QUICK) as (first, second):
+        for replica in (first, second):
+            await replica.exchange()
+        for _ in range(2):
+            first.failed(ONE, failing())
+        await first.exchange()
+        await second.exchange()
+
+        async def offered(replica: SharedHealth) -> bool:
+            await replica.exchange()
+            return replica.blocked_for(ONE) == 0
+
+        await eventually(lambda: offered(first), within=5)
+        first.began(ONE)
+        await first.exchange()
+        assert first.blocked_for(ONE) > 0
+        first.released(ONE, alive=alive)
+        await first.exchange()
+        # Alive: its circuit is closed. Otherwise nothing is known, and whoever is asked next may find out.
+        assert first.health(ONE)[0].degraded is not alive
+        await eventually(lambda: offered(second), within=5)
+
+
 async def test_offer_that_is_not_used_goes_to_another_replica(clean_valkey_url: str) -> None:
     async with replicas(clean_valkey_url, 2, QUICK) as (first, second):
         for replica in (first, second):

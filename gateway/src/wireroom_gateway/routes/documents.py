@@ -10,7 +10,7 @@ from pydantic import Field
 
 from wireroom_gateway.access import Body, Bucket, access
 from wireroom_gateway.routes.application import problem_responses
-from wireroom_gateway.routes.fields import Input, Moment, Output, PageSize, PageToken, moment, timestamp
+from wireroom_gateway.routes.fields import Input, Line, Moment, Output, PageSize, PageToken, moment, timestamp
 from wireroom_gateway.routes.uploads import upload_document
 from wireroom_gateway.services import Services
 from wireroom_protos.rag.v1 import rag_pb2
@@ -72,12 +72,16 @@ class StatusOutput(Output):
 
 
 class QueryInput(Input):
-    """A question to the caller's documents and articles; `since` (RFC 3339) leaves out older articles."""
+    """A question to the caller's documents and articles; `since` (RFC 3339) leaves out older articles.
+
+    `collections`: ids or names; of the documents only their members are searched, and no articles unless `kinds` names them.
+    """
 
     query: Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"^[^\x00]*$")]
     top_k: Annotated[int, Field(ge=1, le=50)] = 8
     kinds: Annotated[list[Literal["document", "article"]], Field(max_length=2, default_factory=list)]
     since: Moment = None
+    collections: Annotated[list[Line], Field(max_length=20, default_factory=list)]
 
 
 class PassageOutput(Output):
@@ -145,7 +149,7 @@ def add_document_routes(
             max_file_bytes=max_upload_bytes,
         )
         response.headers["location"] = f"/api/v1/documents/{document.id}"
-        return _document(document)
+        return document_output(document)
 
     @api.get("/api/v1/documents", tags=["documents"])
     @access("docs:read")
@@ -153,13 +157,15 @@ def add_document_routes(
         answer = await services.documents.ListDocuments(
             rag_pb2.ListDocumentsRequest(page_size=page_size, page_token=page_token), timeout=timeout
         )
-        return DocumentsOutput(documents=[_document(entry) for entry in answer.documents], next_page_token=answer.next_page_token)
+        return DocumentsOutput(
+            documents=[document_output(entry) for entry in answer.documents], next_page_token=answer.next_page_token
+        )
 
     @api.get("/api/v1/documents/{id}", tags=["documents"], responses=problem_responses(404))
     @access("docs:read")
     async def get_document(id: str) -> DocumentOutput:  # noqa: A002 - the path's name for it
         answer = await services.documents.GetDocument(rag_pb2.GetDocumentRequest(id=id), timeout=timeout)
-        return _document(answer.document)
+        return document_output(answer.document)
 
     @api.delete("/api/v1/documents/{id}", status_code=204, tags=["documents"], responses=problem_responses(404))
     @access("docs:write")
@@ -171,14 +177,18 @@ def add_document_routes(
     @access("docs:read")
     async def document_status(id: str) -> StatusOutput:  # noqa: A002 - the path's name for it
         answer = await services.documents.GetDocument(rag_pb2.GetDocumentRequest(id=id), timeout=timeout)
-        return StatusOutput(**_document(answer.document).model_dump(include=set(StatusOutput.model_fields)))
+        return StatusOutput(**document_output(answer.document).model_dump(include=set(StatusOutput.model_fields)))
 
-    @api.post("/api/v1/rag/query", tags=["documents"], responses=problem_responses(415))
+    @api.post("/api/v1/rag/query", tags=["documents"], responses=problem_responses(404, 409, 415))
     @access("docs:read", prompt=True)
     async def query(body: QueryInput) -> PassagesOutput:
         answer = await services.retrieval.Retrieve(
             rag_pb2.RetrieveRequest(
-                query=body.query, top_k=body.top_k, kinds=[_KINDS[kind] for kind in body.kinds], since=timestamp(body.since)
+                query=body.query,
+                top_k=body.top_k,
+                kinds=[_KINDS[kind] for kind in body.kinds],
+                since=timestamp(body.since),
+                collection_ids=body.collections,
             ),
             timeout=timeout,
         )
@@ -205,7 +215,8 @@ def add_document_routes(
         )
 
 
-def _document(document: rag_pb2.Document) -> DocumentOutput:
+def document_output(document: rag_pb2.Document) -> DocumentOutput:
+    """The document as the native routes show it."""
     return DocumentOutput(
         id=document.id,
         version=document.version,

@@ -70,15 +70,6 @@ def assemble(
     budgeting = BudgetWiring(settings, database, clock)
     conversing = SessionWiring(settings, database, clock)
     metrics = ChatMetrics(infra.registry)
-    runs = Runs(budgeting.ledger, budgeting.pricing, clock, metrics, {SESSION_ORIGIN: conversing.sink})
-    providing = ProviderWiring(settings, infra, database)
-    directory, health = providing.directory, providing.health
-    terms = Terms()
-    selector = QuoteSelector(terms)
-    assisting = assistant_wiring(
-        settings, database, clock, retrieval=retrieval, selector=selector, terms=terms, public_url=infra.public_url()
-    )
-    answers = AnswerStore(infra.redis(), Seal(infra.secret("master"), "wireroom chat answers"), clock, infra.registry)
     buffer = RedisStreamBuffer(
         infra.redis(),
         infra.secret("master"),
@@ -95,6 +86,15 @@ def assemble(
             max_followers=settings.stream_max_followers,
         ),
     )
+    runs = Runs(budgeting.ledger, budgeting.pricing, clock, metrics, {SESSION_ORIGIN: conversing.sink}, ownership=streams)
+    providing = ProviderWiring(settings, infra, database)
+    directory, health = providing.directory, providing.health
+    terms = Terms()
+    selector = QuoteSelector(terms)
+    assisting = assistant_wiring(
+        settings, database, clock, retrieval=retrieval, selector=selector, terms=terms, public_url=infra.public_url()
+    )
+    answers = AnswerStore(infra.redis(), Seal(infra.secret("master"), "wireroom chat answers"), clock, infra.registry)
     completing = CompleteChat(
         directory=directory,
         generator=Generator(directory, health),
@@ -107,6 +107,7 @@ def assemble(
         cache=AnswerCache(answers, vectors, retrieval, clock, metrics, seconds=settings.answer_cache_seconds)
         if settings.answer_cache_seconds
         else None,
+        degrade=settings.degrade,
         assistants=assisting.assistants,
         assisting=assisting.answer,
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from wireroom_chat.domain.answer import Degrade
 from wireroom_chat.domain.provider_address import check_address
 from wireroom_chat.domain.providers import Wire
 
@@ -74,6 +75,10 @@ class ChatSettings(BaseSettings):
     retrieval_timeout: float = Field(default=5.0, gt=0, le=60, description="Seconds for one call of the rag service.")
     max_generation: float = Field(
         default=1800.0, ge=60, le=86400, description="Seconds after which a running completion counts as abandoned."
+    )
+    degrade: Degrade = Field(
+        default=Degrade.ALWAYS,
+        description="When quotes stand in where no provider answers or no budget pays: always (if they fit), grounded, never.",
     )
     answer_cache_seconds: float = Field(
         default=1800.0, ge=0, le=86400, description="Seconds for which a kept answer is given again; 0 keeps none."

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import orjson
 from google.protobuf.message import Message
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_chat.adapters import ledger_statements as sql
+from wireroom_chat.adapters.group_commit import GroupCommit
 from wireroom_chat.domain.budgets import NO_LIMIT, THRESHOLDS, insufficient_quota
 from wireroom_chat.ports.generations import Generation, Origin, Settlement, UsagePart
 from wireroom_common.bus import event_type
@@ -30,6 +33,9 @@ ABANDONED = "process_lost"
 NO_KEY = UUID(int=0)
 # A reservation that was made while its generation was being settled: nobody else releases it.
 _ENDED_GRACE = timedelta(seconds=60)
+# Transactions at a time; together fewer than the smallest pool has connections, which are not the ledger's alone.
+_WRITES = 3
+_RESERVATIONS = 2
 _UNBOUND_SECONDS = 5.0
 _UNBOUND_MOST = 10_000
 
@@ -63,6 +69,8 @@ class UnboundPayers:
 class SqlLedger:
     """The ledger of one service. Each method is one short transaction, of one statement where no budget has just begun or run out.
 
+    Of rows and settlements of one tenant those that wait at the same moment are written by one transaction.
+
     A generation counts for the UTC day and month in which it started, however long it runs.
     """
 
@@ -70,6 +78,11 @@ class SqlLedger:
         self._database = database
         self._clock = clock
         self.unbound = UnboundPayers(clock)
+        # However many tenants wait: here they do so for as long as it takes, at the pool of connections they would give up.
+        self._writing = asyncio.Semaphore(_WRITES)
+        self._reserving = asyncio.Semaphore(_RESERVATIONS)
+        self._starts = GroupCommit(self._write_starts)
+        self._settlements = GroupCommit(self._write_settlements)
 
     def binds(self, generation: Generation) -> bool:
         """False only if `reserve` has found, less than five seconds ago, that nothing binds this payer."""
@@ -77,8 +90,11 @@ class SqlLedger:
 
     async def start(self, generation: Generation) -> None:
         """Write the row of a running completion; nothing when it stands there, running or settled."""
-        async with self._database.tenant(generation.tenant_id) as connection:
-            await connection.execute(sql.START, _identity(generation))
+        await self._starts.add(generation.tenant_id, generation.id, orjson.dumps(_identity(generation)))
+
+    async def _write_starts(self, tenant_id: UUID, rows: Sequence[bytes]) -> None:
+        async with self._writing, self._database.tenant(tenant_id) as connection:
+            await connection.execute(sql.START, {"tenant_id": tenant_id, "generations": _array(rows)})
 
     async def reserve(self, generation: Generation, micros: int) -> int:
         """Add `micros` to what is set aside in every budget that binds the payer, or in none.
@@ -89,7 +105,7 @@ class SqlLedger:
         rows = await self._try_reserve(generation, values)
         if any(not row.open for row in rows):
             # A transaction of its own: it must not wait for others' rows while it holds locks.
-            async with self._database.tenant(generation.tenant_id) as connection:
+            async with self._reserving, self._database.tenant(generation.tenant_id) as connection:
                 await connection.execute(sql.OPEN_PERIODS, _payer_values(generation))
             rows = await self._try_reserve(generation, values)
         if not rows:
@@ -101,7 +117,7 @@ class SqlLedger:
         return max(0, min(int(row.remaining) for row in rows))
 
     async def _try_reserve(self, generation: Generation, values: dict[str, Any]) -> Sequence[Row[Any]]:
-        async with self._database.tenant(generation.tenant_id) as connection:
+        async with self._reserving, self._database.tenant(generation.tenant_id) as connection:
             rows = (await connection.execute(sql.RESERVE, values)).all()
             if rows and all(row.open for row in rows):
                 for row in rows:
@@ -116,9 +132,12 @@ class SqlLedger:
     async def _settle(self, generation: Generation, settlement: Settlement, events: Sequence[Message]) -> None:
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
-        values = {
+        day = generation.started_at.astimezone(UTC).date()
+        row = {
             **_identity(generation),
-            **_payer_values(generation),
+            "payer_key": generation.key_id or NO_KEY,
+            "day": day,
+            "month": day.replace(day=1),
             "provider": settlement.provider,
             "answering_model": settlement.parts[-1].model if settlement.parts else generation.model,
             "status": settlement.status,
@@ -131,23 +150,26 @@ class SqlLedger:
             "finished_at": settlement.finished_at,
             # What is spent is what the parts cost, whatever else the settlement says.
             "micros": sum(part.micros for part in settlement.parts),
-            "path": list(settlement.path),
+            "path": settlement.path,
             "cache": settlement.cache,
-            "parts": json.dumps([_part_row(part) for part in settlement.parts]),
-            "actor": str(generation.user_id),
+            "parts": [_part_row(part) for part in settlement.parts],
             "traceparent": carrier.get("traceparent", ""),
             # Not by `emit`, which would be a round trip each. No idempotency key is claimed: the ledger tells what was used; an answer
             # that was lost on its way is made again, it stands nowhere else.
-            "event_ids": [new_id() for _ in events],
-            "event_types": [event_type(event) for event in events],
-            "event_data": [event.SerializeToString() for event in events],
+            "events": [
+                {"id": new_id(), "type": event_type(event), "data": b64encode(event.SerializeToString()).decode("ascii")}
+                for event in events
+            ],
         }
-        async with self._database.tenant(generation.tenant_id) as connection:
-            charged = (await connection.execute(sql.SETTLE, values)).all()
+        await self._settlements.add(generation.tenant_id, generation.id, orjson.dumps(row))
+
+    async def _write_settlements(self, tenant_id: UUID, rows: Sequence[bytes]) -> None:
+        async with self._writing, self._database.tenant(tenant_id) as connection:
+            charged = (await connection.execute(sql.SETTLE, {"tenant_id": tenant_id, "settlements": _array(rows)})).all()
             for row in charged:
                 passed = [percent for percent in THRESHOLDS if row.notified < percent and row.spent * 100 >= row.cap * percent]
-                if passed and values["micros"] > 0:
-                    await _tell_thresholds(connection, generation, row, passed)
+                if passed and row.micros > 0:
+                    await _tell_thresholds(connection, tenant_id, row, passed)
 
     async def settle_abandoned(self, clock: Clock, older_than: timedelta) -> int:
         """Close the rows that a dead process left running for longer than any completion lasts; returns how many.
@@ -188,7 +210,7 @@ class SqlLedger:
 
 
 async def _tell_refused(connection: AsyncConnection, generation: Generation, row: Row[Any]) -> None:
-    place = _place(generation, row)
+    place = _place(generation.tenant_id, row)
     marked = await connection.execute(sql.MARK_REFUSED, place)
     if marked.rowcount:
         event = events_pb2.ChatBudgetExhausted(
@@ -204,8 +226,8 @@ async def _tell_refused(connection: AsyncConnection, generation: Generation, row
         await emit(connection, event, tenant_id=generation.tenant_id, subject=str(row.budget_id), effect=False)
 
 
-async def _tell_thresholds(connection: AsyncConnection, generation: Generation, row: Row[Any], passed: Sequence[int]) -> None:
-    await connection.execute(sql.MARK_NOTIFIED, {**_place(generation, row), "percent": max(passed)})
+async def _tell_thresholds(connection: AsyncConnection, tenant_id: UUID, row: Row[Any], passed: Sequence[int]) -> None:
+    await connection.execute(sql.MARK_NOTIFIED, {**_place(tenant_id, row), "percent": max(passed)})
     for percent in passed:
         event = events_pb2.ChatBudgetThreshold(
             budget_id=str(row.budget_id),
@@ -217,25 +239,28 @@ async def _tell_thresholds(connection: AsyncConnection, generation: Generation, 
             limit_micros=row.cap,
             spent_micros=row.spent,
         )
-        await emit(connection, event, tenant_id=generation.tenant_id, subject=str(row.budget_id), effect=False)
+        await emit(connection, event, tenant_id=tenant_id, subject=str(row.budget_id), effect=False)
 
 
 def _payer(generation: Generation) -> tuple[UUID, UUID, UUID | None]:
     return generation.tenant_id, generation.user_id, generation.key_id
 
 
-def _place(generation: Generation, row: Row[Any]) -> dict[str, object]:
+def _place(tenant_id: UUID, row: Row[Any]) -> dict[str, object]:
     return {
-        "tenant_id": generation.tenant_id,
+        "tenant_id": tenant_id,
         "budget_id": row.budget_id,
         "subject": row.subject,
         "period_start": row.period_start,
     }
 
 
+def _array(rows: Sequence[bytes]) -> str:
+    return (b"[" + b",".join(rows) + b"]").decode()
+
+
 def _identity(generation: Generation) -> dict[str, object]:
     return {
-        "tenant_id": generation.tenant_id,
         "id": generation.id,
         "user_id": generation.user_id,
         "key": str(generation.key_id) if generation.key_id else "",

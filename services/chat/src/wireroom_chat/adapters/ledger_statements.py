@@ -6,28 +6,36 @@ from sqlalchemy import text
 
 # The budgets that bind the payer :user_id/:key_id of a generation that started on :day of the month :month. The default of each user
 # or key gives way to a budget of their own; what came with an API key binds beside both.
-_BINDING = """
+def _binding(user: str, key: str, day: str, month: str) -> str:
+    return f"""
     SELECT b.id AS budget_id, b.scope, b.period, b.cap,
-        CASE b.scope WHEN 'tenant' THEN '*' WHEN 'user' THEN CAST(:user AS text) ELSE CAST(:key AS text) END AS subject,
-        CASE b.period WHEN 'day' THEN CAST(:day AS date) WHEN 'month' THEN CAST(:month AS date) ELSE DATE '1970-01-01' END AS period_start
+        CASE b.scope WHEN 'tenant' THEN '*' WHEN 'user' THEN {user} ELSE {key} END AS subject,
+        CASE b.period WHEN 'day' THEN {day} WHEN 'month' THEN {month} ELSE DATE '1970-01-01' END AS period_start
     FROM budgets b
     WHERE b.tenant_id = :tenant_id AND b.enabled
-      AND (b.scope = 'tenant' OR (b.scope = 'user' AND b.subject IN (:user, '*'))
-           OR (b.scope = 'key' AND CAST(:key AS text) <> '' AND b.subject IN (:key, '*')))
+      AND (b.scope = 'tenant' OR (b.scope = 'user' AND b.subject IN ({user}, '*'))
+           OR (b.scope = 'key' AND {key} <> '' AND b.subject IN ({key}, '*')))
       AND NOT (b.scope <> 'tenant' AND b.subject = '*' AND EXISTS (
           SELECT 1 FROM budgets o WHERE o.tenant_id = b.tenant_id AND o.scope = b.scope AND o.period = b.period AND o.source = b.source
-            AND o.enabled AND o.subject = CASE b.scope WHEN 'user' THEN CAST(:user AS text) ELSE CAST(:key AS text) END))
-"""
+            AND o.enabled AND o.subject = CASE b.scope WHEN 'user' THEN {user} ELSE {key} END))
+"""  # noqa: S608 - constants
+
+
+_BINDING = _binding("CAST(:user AS text)", "CAST(:key AS text)", "CAST(:day AS date)", "CAST(:month AS date)")
 
 # What the payer has spent in the period before its first row in `budget_periods`: a budget counts from the period's start, not its own.
-_SPENT_BEFORE = """
+def _spent_before(user: str, key: str) -> str:
+    return f"""
     (SELECT COALESCE(sum(d.micros), 0) FROM usage_daily d
      WHERE d.tenant_id = :tenant_id AND d.day >= n.period_start
        AND d.day < CASE n.period WHEN 'day' THEN n.period_start + 1 WHEN 'month' THEN CAST(n.period_start + interval '1 month' AS date)
                    ELSE DATE 'infinity' END
-       AND (n.scope = 'tenant' OR (n.scope = 'user' AND d.user_id = CAST(:user_id AS uuid))
-            OR (n.scope = 'key' AND d.key_id = CAST(:key_id AS uuid))))
-"""
+       AND (n.scope = 'tenant' OR (n.scope = 'user' AND d.user_id = CAST(CASE n.scope WHEN 'user' THEN {user} END AS uuid))
+            OR (n.scope = 'key' AND d.key_id = CAST(CASE n.scope WHEN 'key' THEN {key} END AS uuid))))
+"""  # noqa: S608 - constants
+
+
+_SPENT_BEFORE = _spent_before("CAST(:user_id AS text)", "CAST(:key_id AS text)")
 
 # No row: nothing binds. `open` null: the period has no row yet (OPEN_PERIODS makes it). `remaining` null: nothing was set aside anywhere,
 # because this cap or another would have been passed.
@@ -82,29 +90,36 @@ MARK_NOTIFIED = text(
     " AND period_start = :period_start"
 )
 
+# One row per element of :generations.
 START = text(
     """
     INSERT INTO generations (tenant_id, id, user_id, key_id, completion_id, model, status, started_at, origin_kind, origin_id)
-    VALUES (:tenant_id, :id, :user_id, CAST(NULLIF(CAST(:key AS text), '') AS uuid), :completion_id, :model, 'running',
-        :started_at, :origin_kind, :origin_id)
+    SELECT :tenant_id, g.id, g.user_id, CAST(NULLIF(g.key, '') AS uuid), g.completion_id, g.model, 'running', g.started_at,
+        g.origin_kind, g.origin_id
+    FROM jsonb_to_recordset(CAST(:generations AS jsonb)) AS g(id uuid, user_id uuid, key text, completion_id text, model text,
+        started_at timestamptz, origin_kind text, origin_id text)
+    ORDER BY g.id
     ON CONFLICT DO NOTHING
     """
 )
 
-# Everything hangs on `closed`, which has a row only for the one settlement that ends the generation. The result: the budgets charged.
+# Any number of settlements of different generations. Everything hangs on `closed`, which has a row only for the one settlement that ends
+# its generation. The result: the budgets charged, and with how much.
 SETTLE = text(
     f"""
-    WITH part AS MATERIALIZED (
-        SELECT * FROM jsonb_to_recordset(CAST(:parts AS jsonb)) AS p(number integer, provider text, model text, key text,
-            tokens_in bigint, tokens_out bigint, reported boolean, counted_out bigint, micros bigint, price_version text, status text,
-            error_code text, first_token_ms bigint)
+    WITH settled AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(CAST(:settlements AS jsonb)) AS s(id uuid, user_id uuid, key text, payer_key uuid,
+            completion_id text, model text, provider text, answering_model text, status text, answer_mode text, error_code text,
+            tokens_in bigint, tokens_out bigint, citations integer, first_token_ms bigint, started_at timestamptz,
+            finished_at timestamptz, origin_kind text, origin_id text, micros bigint, path text[], cache text, day date, month date,
+            traceparent text, parts jsonb, events jsonb)
     ),
     closed AS (
         INSERT INTO generations AS g (tenant_id, id, user_id, key_id, completion_id, model, provider, status, answer_mode, error_code,
             tokens_in, tokens_out, citations, first_token_ms, started_at, finished_at, origin_kind, origin_id, micros, path, cache)
-        VALUES (:tenant_id, :id, :user_id, CAST(NULLIF(CAST(:key AS text), '') AS uuid), :completion_id, :model, :provider, :status,
-            :answer_mode, :error_code, :tokens_in, :tokens_out, :citations, :first_token_ms, :started_at, :finished_at, :origin_kind,
-            :origin_id, :micros, CAST(:path AS text[]), :cache)
+        SELECT :tenant_id, id, user_id, CAST(NULLIF(key, '') AS uuid), completion_id, model, provider, status, answer_mode, error_code,
+            tokens_in, tokens_out, citations, first_token_ms, started_at, finished_at, origin_kind, origin_id, micros, path, cache
+        FROM settled ORDER BY id
         ON CONFLICT (tenant_id, id) DO UPDATE SET provider = excluded.provider, status = excluded.status,
             answer_mode = excluded.answer_mode, error_code = excluded.error_code, tokens_in = excluded.tokens_in,
             tokens_out = excluded.tokens_out, citations = excluded.citations, first_token_ms = excluded.first_token_ms,
@@ -112,31 +127,34 @@ SETTLE = text(
         WHERE g.status = 'running'
         RETURNING g.id
     ),
+    ended AS MATERIALIZED (SELECT settled.* FROM settled JOIN closed USING (id)),
+    part AS MATERIALIZED (
+        SELECT ended.id AS generation_id, p.* FROM ended, jsonb_to_recordset(ended.parts) AS p(number integer, provider text, model text,
+            key text, tokens_in bigint, tokens_out bigint, reported boolean, counted_out bigint, micros bigint, price_version text,
+            status text, error_code text, first_token_ms bigint)
+    ),
     booked AS (
         INSERT INTO usage (tenant_id, at, generation_id, number, user_id, key_id, provider, model, provider_key, tokens_in, tokens_out,
             reported, counted_out, micros, price_version, status, error_code, first_token_ms)
-        SELECT :tenant_id, :started_at, closed.id, part.number, :user_id, CAST(NULLIF(CAST(:key AS text), '') AS uuid), part.provider,
+        SELECT :tenant_id, ended.started_at, ended.id, part.number, ended.user_id, CAST(NULLIF(ended.key, '') AS uuid), part.provider,
             part.model, part.key, part.tokens_in, part.tokens_out, part.reported, part.counted_out, part.micros, part.price_version,
             part.status, part.error_code, part.first_token_ms
-        FROM part, closed
-    ),
-    summed AS (
-        SELECT provider, model, sum(requests) AS requests, sum(failed) AS failed, sum(attempts) AS attempts,
-            sum(tokens_in) AS tokens_in, sum(tokens_out) AS tokens_out, sum(micros) AS micros
-        FROM (
-            SELECT provider, model, 0 AS requests, 0 AS failed, 1 AS attempts, tokens_in, tokens_out, micros FROM part
-            UNION ALL
-            SELECT CAST(:provider AS text), CAST(:answering_model AS text), 1, CASE WHEN :status = 'failed' THEN 1 ELSE 0 END, 0, 0, 0, 0
-        ) AS each
-        WHERE EXISTS (SELECT 1 FROM closed)
-        GROUP BY provider, model
+        FROM ended JOIN part ON part.generation_id = ended.id
     ),
     daily AS (
         INSERT INTO usage_daily AS d (tenant_id, day, user_id, key_id, provider, model, requests, failed, attempts, tokens_in,
             tokens_out, micros)
-        SELECT :tenant_id, :day, :user_id, CAST(:key_id AS uuid), provider, model, requests, failed, attempts, tokens_in, tokens_out,
-            micros
-        FROM summed ORDER BY provider, model
+        SELECT :tenant_id, day, user_id, payer_key, provider, model, sum(requests), sum(failed), sum(attempts), sum(tokens_in),
+            sum(tokens_out), sum(micros)
+        FROM (
+            SELECT ended.day, ended.user_id, ended.payer_key, part.provider, part.model, 0 AS requests, 0 AS failed, 1 AS attempts,
+                part.tokens_in, part.tokens_out, part.micros
+            FROM ended JOIN part ON part.generation_id = ended.id
+            UNION ALL
+            SELECT day, user_id, payer_key, provider, answering_model, 1, CASE WHEN status = 'failed' THEN 1 ELSE 0 END, 0, 0, 0, 0
+            FROM ended
+        ) AS each
+        GROUP BY day, user_id, payer_key, provider, model ORDER BY day, user_id, payer_key, provider, model
         ON CONFLICT (tenant_id, day, user_id, key_id, provider, model) DO UPDATE SET requests = d.requests + excluded.requests,
             failed = d.failed + excluded.failed, attempts = d.attempts + excluded.attempts,
             tokens_in = d.tokens_in + excluded.tokens_in, tokens_out = d.tokens_out + excluded.tokens_out,
@@ -144,33 +162,54 @@ SETTLE = text(
     ),
     released AS (
         DELETE FROM reservations r USING closed WHERE r.tenant_id = :tenant_id AND r.generation_id = closed.id
-        RETURNING r.budget_id, r.subject, r.period_start, r.micros
+        RETURNING r.generation_id, r.budget_id, r.subject, r.period_start, r.micros
     ),
-    payer AS (
-        SELECT n.budget_id, n.subject, n.period_start, CASE WHEN p.budget_id IS NULL THEN {_SPENT_BEFORE} ELSE 0 END AS before
-        FROM ({_BINDING}) n LEFT JOIN budget_periods p ON p.tenant_id = :tenant_id AND p.budget_id = n.budget_id
-            AND p.subject = n.subject AND p.period_start = n.period_start
-        UNION
-        SELECT budget_id, subject, period_start, 0 FROM released
+    freed AS (
+        SELECT budget_id, subject, period_start, sum(micros) AS micros FROM released GROUP BY budget_id, subject, period_start
+    ),
+    due AS MATERIALIZED (
+        SELECT id, user_id, key, day, month, micros FROM ended
+        WHERE micros > 0 OR EXISTS (SELECT 1 FROM released WHERE released.generation_id = ended.id)
+    ),
+    bound AS MATERIALIZED (
+        SELECT w.user_id, w.key, w.day, w.month, n.budget_id, n.subject, n.period_start
+        FROM (SELECT DISTINCT user_id, key, day, month FROM due) w
+        CROSS JOIN LATERAL ({_binding("CAST(w.user_id AS text)", "w.key", "w.day", "w.month")}) n
+    ),
+    owed AS MATERIALIZED (
+        SELECT budget_id, subject, period_start, sum(micros) AS micros
+        FROM (
+            SELECT due.id, due.micros, bound.budget_id, bound.subject, bound.period_start FROM due JOIN bound USING (user_id, key, day, month)
+            UNION
+            SELECT due.id, due.micros, released.budget_id, released.subject, released.period_start
+            FROM due JOIN released ON released.generation_id = due.id
+        ) AS each
+        GROUP BY budget_id, subject, period_start
     ),
     charged AS (
         INSERT INTO budget_periods AS p (tenant_id, budget_id, subject, period_start, spent)
-        SELECT :tenant_id, payer.budget_id, payer.subject, payer.period_start, payer.before + :micros
-        FROM payer, closed
-        WHERE :micros > 0 OR EXISTS (SELECT 1 FROM released)
-        ORDER BY payer.budget_id, payer.subject, payer.period_start
-        ON CONFLICT (tenant_id, budget_id, subject, period_start) DO UPDATE SET spent = p.spent + :micros,
-            reserved = p.reserved - COALESCE((SELECT r.micros FROM released r WHERE r.budget_id = p.budget_id), 0)
+        SELECT :tenant_id, n.budget_id, n.subject, n.period_start,
+            n.micros + CASE WHEN p.budget_id IS NULL THEN {_spent_before("n.subject", "n.subject")} ELSE 0 END
+        FROM (SELECT owed.*, b.scope, b.period FROM owed JOIN budgets b ON b.tenant_id = :tenant_id AND b.id = owed.budget_id) n
+            LEFT JOIN budget_periods p ON p.tenant_id = :tenant_id AND p.budget_id = n.budget_id AND p.subject = n.subject
+                AND p.period_start = n.period_start
+        ORDER BY n.budget_id, n.subject, n.period_start
+        ON CONFLICT (tenant_id, budget_id, subject, period_start) DO UPDATE SET
+            spent = p.spent + (SELECT o.micros FROM owed o WHERE o.budget_id = p.budget_id AND o.subject = p.subject
+                AND o.period_start = p.period_start),
+            reserved = p.reserved - COALESCE((SELECT f.micros FROM freed f WHERE f.budget_id = p.budget_id AND f.subject = p.subject
+                AND f.period_start = p.period_start), 0)
         RETURNING p.budget_id, p.subject, p.period_start, p.spent, p.notified
     ),
     told AS (
         INSERT INTO outbox (id, tenant_id, type, subject, partition_key, actor, traceparent, causation_id, data)
-        SELECT e.id, :tenant_id, e.type, :completion_id, :completion_id, :actor, :traceparent, '', e.data
-        FROM closed, unnest(CAST(:event_ids AS uuid[]), CAST(:event_types AS text[]), CAST(:event_data AS bytea[])) AS e(id, type, data)
+        SELECT e.id, :tenant_id, e.type, ended.completion_id, ended.completion_id, CAST(ended.user_id AS text), ended.traceparent, '',
+            decode(e.data, 'base64')
+        FROM ended, jsonb_to_recordset(ended.events) AS e(id uuid, type text, data text)
     )
-    SELECT charged.budget_id, charged.subject, charged.period_start, charged.spent, charged.notified, b.scope, b.period, b.cap
-    FROM charged JOIN budgets b ON b.tenant_id = :tenant_id AND b.id = charged.budget_id
-    ORDER BY charged.budget_id
+    SELECT charged.budget_id, charged.subject, charged.period_start, charged.spent, charged.notified, owed.micros, b.scope, b.period, b.cap
+    FROM charged JOIN owed USING (budget_id, subject, period_start) JOIN budgets b ON b.tenant_id = :tenant_id AND b.id = charged.budget_id
+    ORDER BY charged.budget_id, charged.subject, charged.period_start
     """  # noqa: S608 - constants
 )
 

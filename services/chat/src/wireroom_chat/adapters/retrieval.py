@@ -31,7 +31,11 @@ class RagRetrieval:
             since = Timestamp()
             since.FromDatetime(grounding.since)
         request = rag_pb2.RetrieveRequest(
-            query=query[-_MAX_QUERY:], top_k=grounding.top_k, kinds=[_TO_WIRE[kind] for kind in grounding.kinds], since=since
+            query=query[-_MAX_QUERY:],
+            top_k=grounding.top_k,
+            kinds=[_TO_WIRE[kind] for kind in grounding.kinds],
+            since=since,
+            collection_ids=grounding.collections if SourceKind.DOCUMENT in grounding.kinds else (),
         )
         response = await self._stub.Retrieve(request, timeout=self._timeout)
         return [_passage(message) for message in response.passages]

@@ -76,6 +76,15 @@ for i = 1, (#KEYS - 2) / 2 do
 end
 return answer
 """
+# KEYS: hash, this replica's lease. ARGV: token, lease in milliseconds.
+_OWNED = """
+local token = redis.call('HGET', KEYS[1], 'token')
+if token and token ~= ARGV[1] then
+  return 0
+end
+redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[2])
+return 1
+"""
 # KEYS: entries, hash, set of this replica's streams. ARGV: token, name.
 _FORGET = """
 if redis.call('HGET', KEYS[2], 'token') == ARGV[1] then
@@ -238,6 +247,11 @@ class RedisStreamBuffer:
         for stream, _ in batches:
             stream.unknown = None
         return [Written.YES if answer == 1 else Written.MOVED if answer == 0 else Written.GONE for answer in answers]
+
+    async def owned(self, stream: BufferedStream) -> bool:
+        token = cast("_Stream", stream).token
+        lease = f"{_PREFIX}s:lease:{self.replica}"
+        return bool(await self._run(_OWNED, [_keys(*stream.key)[1], lease], [token, self._lease]))
 
     async def forget(self, streams: Sequence[BufferedStream]) -> None:
         for stream in cast("Sequence[_Stream]", streams):

@@ -18,6 +18,15 @@ class AnswerMode(StrEnum):
     ABSTAINED = "abstained"
 
 
+class Degrade(StrEnum):
+    """When quotes from the sources stand in for an answer that no provider could write or no budget pays for."""
+
+    NEVER = "never"
+    # Only for requests that asked for sources anyway.
+    GROUNDED = "grounded"
+    ALWAYS = "always"
+
+
 @dataclass(frozen=True)
 class Piece:
     """Text that may be shown now: a sentence and, if cited, its markers' citations by number.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from wireroom_chat.domain.assistants import ChosenAssistant
@@ -75,7 +75,7 @@ class Catalogue:
             wanted = grounding or Grounding()
             kinds = _BUILT_IN[name]
             if kinds:
-                wanted = Grounding(kinds, wanted.since, wanted.top_k, wanted.mode)
+                wanted = replace(wanted, kinds=kinds)
             generator = self._find(self._default, tenant_id) if self._default and name != EXTRACTIVE else None
             return Route(generator.candidates if generator else (), generator.strategy if generator else Strategy.ORDERED, wanted)
         found = self._find(name, tenant_id)

@@ -18,6 +18,10 @@ MAX_CHOICES = 16
 MAX_TOP_K = 50
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _SOURCES = {"news": SourceKind.ARTICLE, "docs": SourceKind.DOCUMENT}
+# "docs:<id or name>": the members of that collection.
+_COLLECTION = "docs:"
+MAX_COLLECTIONS = 20
+_MAX_COLLECTION_NAME = 256
 _GROUNDING_MEMBERS = frozenset({"sources", "since", "top_k", "mode"})
 _OURS = frozenset({"grounding", "disable_fallback", "cache"})
 _MAX_PROBLEMS = 20
@@ -40,12 +44,13 @@ class CacheMode(StrEnum):
 
 @dataclass(frozen=True)
 class Grounding:
-    """Which sources an answer may rest on. No kinds = all kinds."""
+    """Which sources an answer may rest on. No kinds = all kinds. `collections` (ids or names) limit documents; empty = all documents."""
 
     kinds: tuple[SourceKind, ...] = ()
     since: datetime | None = None
     top_k: int = 8
     mode: GroundingMode = GroundingMode.STRICT
+    collections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,17 +232,7 @@ def _grounding(value: Any, problems: list[FieldProblem]) -> Grounding | None:
         FieldProblem(f"grounding.{key}", "Is not known; there are sources, since, top_k and mode.")
         for key in sorted(set(value) - _GROUNDING_MEMBERS)[:_MAX_PROBLEMS]
     )
-    kinds: list[SourceKind] = []
-    sources = value.get("sources")
-    if sources is not None:
-        if (
-            not isinstance(sources, list)
-            or not sources
-            or not all(isinstance(item, str) and item in _SOURCES for item in sources)
-        ):
-            problems.append(FieldProblem("grounding.sources", 'Must be a list of "news", "docs" or both.'))
-        else:
-            kinds = [_SOURCES[item] for item in dict.fromkeys(sources)]
+    kinds, collections = _sources(value.get("sources"), problems)
     mode = GroundingMode.STRICT
     if value.get("mode") is not None:
         try:
@@ -245,7 +240,30 @@ def _grounding(value: Any, problems: list[FieldProblem]) -> Grounding | None:
         except ValueError:
             problems.append(FieldProblem("grounding.mode", 'Must be "strict" or "assist".'))
     top_k = _integer(value.get("top_k"), "grounding.top_k", (1, MAX_TOP_K), 8, problems)
-    return Grounding(tuple(kinds), _since(value.get("since"), problems), top_k, mode)
+    return Grounding(kinds, _since(value.get("since"), problems), top_k, mode, collections)
+
+
+def _sources(value: Any, problems: list[FieldProblem]) -> tuple[tuple[SourceKind, ...], tuple[str, ...]]:
+    """The kinds, and the collections."""
+    if value is None:
+        return (), ()
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) and _is_source(item) for item in value):
+        problems.append(
+            FieldProblem("grounding.sources", 'Must be a list of "news", "docs", or "docs:" with the id or name of a collection.')
+        )
+        return (), ()
+    collections = dict.fromkeys(item.removeprefix(_COLLECTION).strip() for item in value if item.startswith(_COLLECTION))
+    if collections and ("docs" in value or len(collections) > MAX_COLLECTIONS):
+        problems.append(
+            FieldProblem("grounding.sources", f'Take either all documents ("docs") or up to {MAX_COLLECTIONS} collections.')
+        )
+    kinds = dict.fromkeys(_SOURCES["docs" if item.startswith(_COLLECTION) else item] for item in value)
+    return tuple(kinds), tuple(collections)
+
+
+def _is_source(item: str) -> bool:
+    name = item.removeprefix(_COLLECTION).strip()
+    return item in _SOURCES or (item.startswith(_COLLECTION) and 0 < len(name) <= _MAX_COLLECTION_NAME and "\x00" not in name)
 
 
 def _since(value: Any, problems: list[FieldProblem]) -> datetime | None:

@@ -102,6 +102,13 @@ class GenerationLedger(Protocol):
         """Close the row, book its parts, release what was set aside, emit the events; nothing when the row is already closed."""
 
 
+class Ownership(Protocol):
+    """Which generations of this process are still this process's to settle."""
+
+    async def owns(self, generation: Generation) -> bool:
+        """False when another replica goes on with it: that one settles it."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The whole answer at its end. `message` is that of the completion object (with tool calls), None where nothing was answered."""

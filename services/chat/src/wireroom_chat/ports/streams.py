@@ -73,6 +73,9 @@ class StreamBuffer(Protocol):
     async def append(self, batches: Sequence[tuple[BufferedStream, Sequence[Frame]]]) -> list[Written]:
         """Add frames, in one round trip; repeating frames does not matter."""
 
+    async def owned(self, stream: BufferedStream) -> bool:
+        """False when another replica has taken it over; otherwise none will for as long as the lease of a replica lasts."""
+
     async def forget(self, streams: Sequence[BufferedStream]) -> None:
         """What is there of these streams is not complete: remove it, unless another replica has taken them over."""
 

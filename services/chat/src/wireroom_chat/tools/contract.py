@@ -25,12 +25,13 @@ class ToolInput(BaseModel):
 
 @dataclass(frozen=True)
 class ToolCaller:
-    """For whom a tool runs, and over which sources it may search. No kinds = all kinds."""
+    """For whom a tool runs, and over which sources it may search. No kinds = all kinds; no collections = all documents."""
 
     tenant_id: UUID
     user_id: UUID
     kinds: tuple[SourceKind, ...] = ()
     since: datetime | None = None
+    collections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

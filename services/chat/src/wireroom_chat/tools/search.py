@@ -38,7 +38,8 @@ def search_tools(retrieval: Retrieval) -> list[Tool]:
     """`search_knowledge` and `search_news`, inside what the caller may read."""
 
     async def knowledge(given: KnowledgeInput, caller: ToolCaller) -> ToolResult:
-        return await _search(retrieval, given.query, Grounding((SourceKind.DOCUMENT,), None, given.top_k), caller)
+        wanted = Grounding((SourceKind.DOCUMENT,), None, given.top_k, collections=caller.collections)
+        return await _search(retrieval, given.query, wanted, caller)
 
     async def news(given: NewsInput, caller: ToolCaller) -> ToolResult:
         since = datetime.combine(given.since, time(), UTC) if given.since else None

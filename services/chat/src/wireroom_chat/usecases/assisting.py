@@ -110,7 +110,7 @@ class AssistantAnswer:
             allowed,
             config.allow_untrusted,
             config.limits,
-            ToolCaller(*owner, grounding.kinds, grounding.since),
+            ToolCaller(*owner, grounding.kinds, grounding.since, grounding.collections),
             state,
             present=sources.add,
         )

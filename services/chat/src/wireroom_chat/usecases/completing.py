@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from enum import StrEnum
 from typing import Any
 
 import orjson
 
-from wireroom_chat.domain.answer import AnswerMode
+from wireroom_chat.domain.answer import AnswerMode, Degrade
 from wireroom_chat.domain.assistants import PREFIX, is_assistant, narrowed, unknown
 from wireroom_chat.domain.catalogue import BUILT_IN_PROVIDER, ListedModel, Route
 from wireroom_chat.domain.continuation import can_continue
@@ -37,15 +36,6 @@ from wireroom_common.principal import Principal
 PERMISSION = "llm:invoke"
 _NOBODY = Route((), Strategy.ORDERED, None)
 _NOT_OF_THE_REQUEST = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.RATE_LIMITED})
-
-
-class Degrade(StrEnum):
-    """When quotes from the sources stand in for an answer that no provider could write or no budget pays for."""
-
-    NEVER = "never"
-    # Only for requests that asked for sources anyway.
-    GROUNDED = "grounded"
-    ALWAYS = "always"
 
 
 class CompleteChat:

@@ -11,6 +11,7 @@ import orjson
 from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.catalogue import BUILT_IN_PROVIDER, Route
 from wireroom_chat.domain.embeddings import EmbeddingRequest, embedding_list, parse_embedding_request
+from wireroom_chat.domain.routing import ProviderError
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.ports.providers import Embeddings, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.completing import PERMISSION
@@ -83,10 +84,12 @@ class EmbedTexts:
                 answer = await self._directory.provider(candidate).embed({**body, "model": candidate.model.name})
             except asyncio.CancelledError:
                 attempt.begun, attempt.status = True, "cancelled"
+                self._health.released(candidate, alive=False)
                 raise
             except WireroomError as error:
                 attempt.error_code = error.code
                 if error.kind not in _MOVE_ON:
+                    self._health.released(candidate, alive=isinstance(error, ProviderError))
                     raise
                 # It was working on the answer: counted as billed, because nothing says that it is not.
                 attempt.begun = error.kind is ErrorKind.DEADLINE

@@ -16,6 +16,7 @@ from typing import Any
 
 from wireroom_chat.domain.continuation import Seam, can_continue, continuation_body
 from wireroom_chat.domain.providers import Candidate, Strategy
+from wireroom_chat.domain.routing import ProviderError
 from wireroom_chat.domain.terms import count_tokens
 from wireroom_chat.ports.providers import ChatProvider, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.run import Attempt, BudgetSpent, Run
@@ -23,6 +24,8 @@ from wireroom_common.errors import ErrorKind, WireroomError
 
 # Failures that lie with a provider: another one may do better.
 _MOVE_ON = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.RATE_LIMITED})
+# What one provider's wire cannot say another one's may.
+_UNSUPPORTED = "provider_unsupported"
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 4.0
 # So long it takes until the replicas agree on who tries a provider that may work again, and until it has answered.
@@ -78,10 +81,11 @@ class Generator:
             except asyncio.CancelledError:
                 # It was asked for an answer and will bill the prompt at least.
                 attempt.begun, attempt.status = True, "cancelled"
+                self._health.released(candidate, alive=False)
                 raise
             except WireroomError as error:
                 self._note_failure(attempt, error)
-                turn.failed(error)
+                turn.failed(candidate, error)
                 continue
             now = run.clock.monotonic()
             attempt.begun, attempt.status, attempt.first_token_after = True, "completed", now - attempt.began
@@ -124,16 +128,18 @@ class Generator:
                         if taken := [chunk for chunk, text in batch if answer.takes(chunk, text)]:
                             yield taken
             except BudgetSpent:
+                self._health.released(candidate, alive=attempt.begun)
                 yield [_made({}, "length")]
                 return
             except (asyncio.CancelledError, GeneratorExit):
+                self._health.released(candidate, alive=attempt.begun)
                 attempt.begun, attempt.status = True, "cancelled"
                 raise
             except WireroomError as error:
                 self._note_failure(attempt, error)
                 if answer.started and not answer.joinable:
                     raise
-                turn.failed(error)
+                turn.failed(candidate, error)
             else:
                 attempt.status = "completed"
                 self._note_success(run, attempt)
@@ -189,6 +195,10 @@ class Generator:
     def _note_failure(self, attempt: Attempt, error: WireroomError) -> None:
         attempt.status, attempt.error_code = "failed", error.code
         if error.kind not in _MOVE_ON:
+            # What it refuses it has read.
+            self._health.released(attempt.candidate, alive=isinstance(error, ProviderError))
+            if error.code == _UNSUPPORTED:
+                return
             raise error
         if error.kind is ErrorKind.DEADLINE:
             # It was working on the answer: counted as billed, because nothing says that it is not.
@@ -263,6 +273,8 @@ class _Turn:
         self._health = health
         self._plan = plan
         self._jitter = jitter
+        # Candidates that cannot be asked for this at all.
+        self._unfit: list[Candidate] = []
         self._waiting = self._ordered()
         self._round = 1
         self._attempts = 0
@@ -281,17 +293,26 @@ class _Turn:
             self._round += 1
             self._waiting = self._ordered()
 
-    def failed(self, error: WireroomError) -> None:
-        """The last candidate did not bring the answer."""
-        self._error = error
+    def failed(self, candidate: Candidate, error: WireroomError) -> None:
+        """The candidate did not bring the answer."""
+        if error.code != _UNSUPPORTED:
+            self._error = error
+            return
+        self._unfit.append(candidate)
+        # Where others could have answered, their failure is what happened.
+        self._error = self._error or error
 
     def _ordered(self) -> list[Candidate]:
         candidates = self._health.order(self._plan.candidates, self._plan.strategy)
-        return candidates if self._plan.fallback else candidates[:1]
+        chosen = candidates if self._plan.fallback else candidates[:1]
+        return [candidate for candidate in chosen if candidate not in self._unfit]
 
     async def _pause(self) -> bool:
         """Wait before the next round, unless that would take too long, or nobody was called and nobody gets free shortly."""
-        blocked = min((self._health.blocked_for(candidate) for candidate in self._ordered()), default=0.0)
+        candidates = self._ordered()
+        if not candidates:
+            return False
+        blocked = min(self._health.blocked_for(candidate) for candidate in candidates)
         if self._error is None and not 0 < blocked <= _SHORTLY:
             return False
         seconds = max(_FIRST_PAUSE * 2 ** (self._round - 1), blocked, self._wanted_pause())

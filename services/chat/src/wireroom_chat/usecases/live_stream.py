@@ -50,6 +50,8 @@ class LiveStream:
         self.ended = False
         # Raised to followers instead of an end: before the first frame, or when another replica has taken over.
         self.failure: BaseException | None = None
+        # Another replica has it now.
+        self.moved = False
         # How it is to end because somebody wanted it.
         self.stopping: End | None = None
         self.runner: asyncio.Task[None] | None = None
@@ -211,6 +213,7 @@ class LiveStream:
 
     def move(self) -> None:
         """Another replica has it now: nothing that is made here counts any more."""
+        self.moved = True
         self.handle = None
         self.failure = WireroomError(
             ErrorKind.UNAVAILABLE, "stream_moved", "The answer is being written elsewhere now. Resume it.", retry_after=0.1

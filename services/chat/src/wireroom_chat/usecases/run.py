@@ -19,7 +19,7 @@ from wireroom_chat.domain.providers import Candidate, Price
 from wireroom_chat.domain.terms import count_tokens
 from wireroom_chat.domain.wire import usage_object
 from wireroom_chat.metrics import ChatMetrics
-from wireroom_chat.ports.generations import AnswerSink, Generation, GenerationLedger, Origin, Outcome, Settlement, UsagePart
+from wireroom_chat.ports.generations import AnswerSink, Generation, GenerationLedger, Origin, Outcome, Ownership, Settlement, UsagePart
 from wireroom_chat.usecases.usage import prompt_tokens, reported_tokens
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -283,12 +283,15 @@ class Runs:
         clock: Clock,
         metrics: ChatMetrics,
         sinks: Mapping[str, AnswerSink] | None = None,
+        *,
+        ownership: Ownership | None = None,
     ) -> None:
         self._ledger = ledger
         self._pricing = pricing
         self._clock = clock
         self._metrics = metrics
         self._sinks = sinks or {}
+        self._ownership = ownership
         self._settling: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -342,6 +345,11 @@ class Runs:
         )
 
     async def _settle(self, run: Run, row: asyncio.Task[None], settlement: Settlement) -> None:
+        if self._ownership is not None and not await self._ownership.owns(run.generation):
+            # A row that is closed takes no more: what the other replica still makes of it would not be booked. If that one dies as
+            # well, the look for abandoned completions closes the row.
+            log.info("chat.settlement.left", completion_id=run.completion_id)
+            return
         self._metrics.settled(settlement)
         try:
             await row

@@ -30,6 +30,7 @@ PERMISSIONS = ("chat:use", "llm:invoke")
 _STREAM_ID = re.compile(r"chatcmpl-[0-9a-f]{32}")
 _ORPHANS_AT_A_TIME = 50
 _CANCEL_AGAIN = 0.2
+_OWNER_WAIT = 0.5
 # Above `StreamPolicy.idle`, below the second within which a provider is let go.
 _ADOPTED_GRACE = 0.8
 
@@ -87,6 +88,8 @@ class Streams:
         self._tasks: set[asyncio.Task[None]] = set()
         self._runners: set[asyncio.Task[None]] = set()
         self._followers = 0
+        # When the others last heard of this replica, for sure.
+        self._beaten_at = 0.0
         # Set by the composition root: how to go on with a generation of another process.
         self.revive: Revive = _cannot_revive
 
@@ -186,6 +189,23 @@ class Streams:
                 await self._take_up(key, ending="process_lost", abandoned=True)
             except WireroomError:
                 log.exception("chat.stream.take_up.failed", stream_id=key[1])
+
+    async def owns(self, generation: Generation) -> bool:
+        """False when another replica has taken its stream over. A buffer that cannot be asked has told nobody to take it over."""
+        live = self._live.get((generation.tenant_id, generation.completion_id))
+        if live is None or live.moved:
+            return live is None
+        silence = asyncio.get_running_loop().time() - self._beaten_at
+        if self._buffer is not None and live.handle is not None and silence > 2 * self._policy.beat_interval:
+            # This process stood still, or was cut off: the others may have given it up.
+            try:
+                async with asyncio.timeout(_OWNER_WAIT):
+                    if not await self._buffer.owned(live.handle):
+                        self._metrics.moved()
+                        live.move()
+            except (StreamBufferError, TimeoutError):
+                self._metrics.buffer_failed()
+        return not live.moved
 
     def running(self) -> int:
         """Generations in this process."""
@@ -460,11 +480,13 @@ class Streams:
     # The replica
 
     async def _beat(self) -> None:
+        now = asyncio.get_running_loop().time()
         try:
             wishes = await self._reading().beat()
         except StreamBufferError:
             self._metrics.buffer_failed()
             return
+        self._beaten_at = now
         for key in wishes:
             live = self._live.get(key)
             if live is not None:

@@ -77,7 +77,8 @@ async def visible_owner(connection: AsyncConnection, scope: Scope, collection_id
     """The collection's owner, its row locked as said; NOT_FOUND for what the caller does not see."""
     found = (
         await connection.execute(
-            text(f"SELECT c.owner_id FROM collections c WHERE {_VISIBLE} AND c.id = :id {lock}"), {**viewer(scope), "id": collection_id}
+            text(f"SELECT c.owner_id FROM collections c WHERE {_VISIBLE} AND c.id = :id {lock}"),  # noqa: S608 - constants
+            {**viewer(scope), "id": collection_id},
         )
     ).scalar_one_or_none()
     if found is None:
@@ -191,8 +192,10 @@ class CollectionStore:
         return _collection(row)
 
 
-async def _resolved(connection: AsyncConnection, scope: Scope, name: str) -> UUID:
-    if "\x00" in name:
+async def _resolved(connection: AsyncConnection, scope: Scope, given: str) -> UUID:
+    name = given.strip()
+    # Collections without a name are found by their ids only.
+    if not name or "\x00" in name:
         raise not_found("collection")
     try:
         wanted: dict[str, UUID | str | None] = {"id": UUID(name.removeprefix("vs_")), "name": None}
@@ -201,7 +204,7 @@ async def _resolved(connection: AsyncConnection, scope: Scope, name: str) -> UUI
     rows = (
         await connection.execute(
             text(
-                f"SELECT c.id, c.owner_id FROM collections c WHERE {_VISIBLE}"
+                f"SELECT c.id, c.owner_id FROM collections c WHERE {_VISIBLE}"  # noqa: S608 - a constant of this file
                 " AND (c.id = CAST(:id AS uuid) OR c.name = CAST(:name AS text))"
                 " ORDER BY (c.owner_id = :user_id) DESC, c.id LIMIT 2"
             ),
@@ -212,7 +215,9 @@ async def _resolved(connection: AsyncConnection, scope: Scope, name: str) -> UUI
         raise not_found("collection")
     if len(rows) > 1 and (rows[1].owner_id == scope.user_id or rows[0].owner_id != scope.user_id):
         raise WireroomError(
-            ErrorKind.CONFLICT, "collection_ambiguous", "Several collections have this name: give the id of the one that you mean."
+            ErrorKind.CONFLICT,
+            "collection_ambiguous",
+            "Several collections have this name: give the id of the one that you mean.",
         )
     found: UUID = rows[0].id
     return found

@@ -118,36 +118,39 @@ def checked_name(name: str) -> str:
 
 
 def checked_description(description: str) -> str:
+    """As it was given."""
     return _text(description, "description", MAX_DESCRIPTION)
 
 
 def notes(data: bytes, field: str, *, texts_only: bool = False) -> dict[str, Note]:
     """A JSON object of up to 16 texts (512 characters), numbers and truth values; empty for no bytes. INVALID otherwise."""
-    if not data:
-        return {}
-    try:
-        if len(data) > _MAX_JSON:
-            raise ValueError
-        value: Any = json.loads(data, parse_constant=_refuse)
-        entries = dict(value.items()) if isinstance(value, dict) else _refuse("")
-        fits = len(entries) <= _MAX_NOTES and all(_is_note(key, entry, texts_only) for key, entry in entries.items())
-    except (ValueError, RecursionError):
-        fits, entries = False, {}
-    if not fits:
+    entries = _entries(data)
+    if entries is None or len(entries) > _MAX_NOTES or not all(_is_note(*entry, texts_only) for entry in entries.items()):
         kinds = "texts" if texts_only else "texts, numbers and truth values"
         raise invalid(
             f"{field}_invalid",
-            f"'{field}' must be an object of at most {_MAX_NOTES} {kinds}; names have up to {_MAX_KEY}, texts up to {_MAX_TEXT} characters.",
+            f"'{field}' must be an object of at most {_MAX_NOTES} {kinds}; names may have {_MAX_KEY} characters, texts {_MAX_TEXT}.",
             field=field,
         )
     return entries
 
 
-def _refuse(_text: str) -> NoReturn:
-    raise ValueError
+def _entries(data: bytes) -> dict[str, Any] | None:
+    """The members of a JSON object; None for anything else."""
+    if not data:
+        return {}
+    try:
+        value = json.loads(data, parse_constant=_refuse) if len(data) <= _MAX_JSON else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
-def _is_note(key: str, value: Any, texts_only: bool) -> bool:
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _is_note(key: str, value: Any, texts_only: bool) -> bool:  # noqa: FBT001 - passed on
     if not 0 < len(key) <= _MAX_KEY or not _storable(key):
         return False
     if isinstance(value, str):

@@ -49,7 +49,9 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
     ) -> collections_pb2.CreateCollectionResponse:
         scope = collection_scope(change=True)
         if len(request.document_ids) > MAX_NEW_MEMBERS:
-            raise invalid("documents_too_many", f"A collection begins with at most {MAX_NEW_MEMBERS} documents.", field="document_ids")
+            raise invalid(
+                "documents_too_many", f"A collection begins with at most {MAX_NEW_MEMBERS} documents.", field="document_ids"
+            )
         new = NewCollection(
             checked_name(request.name),
             checked_description(request.description),
@@ -138,9 +140,7 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
         request: collections_pb2.GetCollectionDocumentRequest,
         context: Any,  # noqa: ARG002 - the rpc's signature
     ) -> collections_pb2.GetCollectionDocumentResponse:
-        found = await self._members.get(
-            collection_scope(), _id(request.collection_id), parse_id(request.document_id, "document")
-        )
+        found = await self._members.get(collection_scope(), _id(request.collection_id), parse_id(request.document_id, "document"))
         return collections_pb2.GetCollectionDocumentResponse(member=_member(found))
 
 

@@ -27,8 +27,6 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             principal.require(_PERMISSIONS[0])
         found = await self._embed(request.texts)
         return embedding_pb2.EmbedTextsResponse(
-            vectors=[
-                embedding_pb2.TextVector(values=vector.astype("<f4").tobytes(), tokens=tokens) for vector, tokens in found
-            ],
+            vectors=[embedding_pb2.TextVector(values=vector.astype("<f4").tobytes(), tokens=tokens) for vector, tokens in found],
             model=MODEL,
         )

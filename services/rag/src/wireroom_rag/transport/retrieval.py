@@ -29,7 +29,9 @@ class RetrievalServicer(rag_pb2_grpc.RetrievalServiceServicer):
     async def Retrieve(self, request: rag_pb2.RetrieveRequest, context: Any) -> rag_pb2.RetrieveResponse:  # noqa: N802, ARG002 - the rpc's signature
         scope = scope_of_kinds(request.kinds, collections=bool(request.collection_ids))
         if request.member_attributes and not request.collection_ids:
-            raise invalid("collections_missing", "Attributes are those of members of a collection: name it.", field="collection_ids")
+            raise invalid(
+                "collections_missing", "Attributes are those of members of a collection: name it.", field="collection_ids"
+            )
         try:
             since = request.since.ToDatetime(tzinfo=UTC) if request.HasField("since") else None
         except (ValueError, OverflowError):

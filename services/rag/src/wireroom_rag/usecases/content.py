@@ -19,7 +19,7 @@ class ReadContent:
         self._blobs = blobs
 
     async def __call__(self, scope: Scope, document_id: UUID) -> tuple[Document, AsyncIterator[bytes]]:
-        """The document and its file in pieces; NOT_FOUND for what the caller cannot see. Reading ends with NOT_FOUND if the file is gone."""
+        """The document and its file in pieces; NOT_FOUND for what the caller cannot see, or while reading, for a file that is gone."""
         found = await self._documents.content(scope, document_id)
         if found is None:
             raise not_found("document")
