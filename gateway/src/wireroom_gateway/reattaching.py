@@ -33,8 +33,8 @@ _log = get_logger(__name__)
 class Reattaching:
     """The parts of a call as they come, then those of the calls that go on with it, made to look the same by `part_of`.
 
-    `frames_of` is the other way round: a part may hold several frames. `ends_silently`: the end of these parts is the end of the call, or its error. Without `stream_id`
-    the stream's name is that in its first part: before it nothing can be resumed.
+    `frames_of` is the other way round: a part may hold several frames. `ends_silently`: the end of these parts is the end of the call, or
+    its error. Without `stream_id` the stream's name is that in its first part: before it nothing can be resumed.
     """
 
     def __init__(

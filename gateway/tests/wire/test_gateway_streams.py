@@ -231,6 +231,24 @@ async def test_openai_streams_are_taken_up_too(rig: Rig) -> None:
     assert list(resuming.asked[-1].tail) == whole[:2]
 
 
+async def test_chunks_that_came_together_are_events_of_their_own_and_known_one_by_one(rig: Rig) -> None:
+    whole = answer("It ", "is ", "so.")
+
+    async def broken(_request: Any) -> AsyncIterator[chat_pb2.StreamCompleteResponse]:
+        yield chat_pb2.StreamCompleteResponse(info=INFO, seq=1)
+        yield chat_pb2.StreamCompleteResponse(data=whole[1].data, seq=2, more=[whole[2].data])
+        raise LOST
+
+    rig.neighbours.answers["StreamComplete"] = broken
+    rig.neighbours.answers["Resume"] = resuming = Resuming(whole, LOST)
+    async with openai.AsyncOpenAI(base_url=f"{rig.url}/v1", api_key=rig.issuer.token("llm:invoke"), max_retries=0) as client:
+        stream = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}], stream=True)
+        chunks = [chunk async for chunk in stream]
+    assert [chunk.choices[0].delta.content for chunk in chunks][:3] == ["It ", "is ", "so."]
+    assert list(resuming.asked[-1].tail) == whole[:3]
+    assert resuming.asked[-1].after_seq == 3
+
+
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 async def test_openai_streams_that_cannot_go_on_end_with_an_error(rig: Rig, status: str) -> None:
     async def broken(_request: Any) -> AsyncIterator[chat_pb2.StreamCompleteResponse]:

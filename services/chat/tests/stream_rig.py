@@ -18,7 +18,8 @@ from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.frames import End, Frame, Info
 from wireroom_chat.ports.generations import Generation, Origin
 from wireroom_chat.ports.streams import StreamBuffer, StreamBufferError
-from wireroom_chat.usecases.streams import Opening, StreamPolicy, Streams
+from wireroom_chat.usecases.stream_opening import Opening, StreamPolicy
+from wireroom_chat.usecases.streams import Streams
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import new_id
 from wireroom_common.principal import Principal, PrincipalKind

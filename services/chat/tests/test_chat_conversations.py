@@ -335,7 +335,7 @@ async def test_sink_is_idempotent_and_takes_an_answer_that_came_late(bare: Chatt
 async def test_replica_that_goes_on_with_an_answer_keeps_its_lease(bare: Chatting) -> None:
     from wireroom_chat.session_wiring import SessionWiring  # noqa: PLC0415 - only here
     from wireroom_chat.settings import ChatSettings  # noqa: PLC0415 - only here
-    from wireroom_chat.usecases.streams import Opening  # noqa: PLC0415 - only here
+    from wireroom_chat.usecases.stream_opening import Opening  # noqa: PLC0415 - only here
 
     turn = await bare.send(LITRES)
     await bare.run(

@@ -206,6 +206,19 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("sources", "kinds", "collections"),
+    [
+        (["docs:handbook"], (SourceKind.DOCUMENT,), ("handbook",)),
+        (["news", "docs: b ", "docs:a", "docs:b"], (SourceKind.ARTICLE, SourceKind.DOCUMENT), ("b", "a")),
+        (["docs", "news"], (SourceKind.DOCUMENT, SourceKind.ARTICLE), ()),
+    ],
+)
+def test_sources_may_name_collections(sources: list[str], kinds: Any, collections: Any) -> None:
+    request = parse_request(orjson.dumps({"model": "m", "messages": USER, "grounding": {"sources": sources}}), stream=False)
+    assert request.grounding == Grounding(kinds, collections=collections)
+
+
 @given(st.dictionaries(st.sampled_from(["model", "messages", "stream", "n", "grounding", "stream_options", "tools"]), JSON))
 def test_any_json_is_a_request_or_a_clear_refusal(members: dict[str, Any]) -> None:
     try:
@@ -231,6 +244,8 @@ def test_bare_model_name_works_only_when_unique() -> None:
     catalogue = Catalogue([Candidate(ProviderModel(*name)) for name in names])
     assert catalogue.route("y", None).candidates == (Candidate(ProviderModel("b", "y")),)
     assert catalogue.route("news", None).grounding == Grounding((SourceKind.ARTICLE,))
+    limited = Grounding((SourceKind.DOCUMENT,), collections=("handbook",))
+    assert catalogue.route("docs", limited).grounding == limited
     assert catalogue.route("grounded", None).candidates == (Candidate(ProviderModel("a", "x")),)
     with pytest.raises(WireroomError) as caught:
         catalogue.route("x", None)

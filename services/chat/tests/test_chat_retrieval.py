@@ -106,6 +106,14 @@ async def test_passages_and_verified_quotes_come_from_the_rag_service(rag: tuple
     assert [(span.start, span.end, span.quote) for span in servicer.spans] == [(50, 54, "One."), (55, 67, "Two is here.")]
 
 
+async def test_collections_limit_documents_and_nothing_else(rag: tuple[RagServicer, RagRetrieval]) -> None:
+    servicer, retrieval = rag
+    both = (SourceKind.ARTICLE, SourceKind.DOCUMENT)
+    for kinds, sent in ((both, ["handbook"]), ((SourceKind.ARTICLE,), [])):
+        await retrieval.retrieve("q", Grounding(kinds, collections=("handbook",)))
+        assert list(servicer.request.collection_ids) == sent
+
+
 async def test_answer_of_another_length_verifies_nothing(rag: tuple[RagServicer, RagRetrieval]) -> None:
     servicer, retrieval = rag
     (found,) = await retrieval.retrieve("q", Grounding())

@@ -48,14 +48,15 @@ async def test_another_replica_goes_on_with_the_answer_and_it_is_settled_once(
         body = orjson.dumps({"model": "scripted/scripted-model", "messages": ask("Go on."), "stream": True})
         call = first.stub.StreamComplete(chat_pb2.StreamCompleteRequest(body=body), timeout=30)
         parts = aiter(call)
+        frames: list[conversation_pb2.StreamFrame] = []
         # Info, the role, five words.
-        seen = [await anext(parts) for _ in range(7)]
-        frames = [
-            conversation_pb2.StreamFrame(seq=part.seq, info=part.info)
-            if part.HasField("info")
-            else conversation_pb2.StreamFrame(seq=part.seq, data=part.data)
-            for part in seen
-        ]
+        while len(frames) < 7:
+            part = await anext(parts)
+            if part.HasField("info"):
+                frames.append(conversation_pb2.StreamFrame(seq=part.seq, info=part.info))
+            else:
+                chunks = enumerate((part.data, *part.more), part.seq)
+                frames += [conversation_pb2.StreamFrame(seq=seq, data=data) for seq, data in chunks]
         assert [frame.seq for frame in frames] == list(range(1, 8))
         stream = frames[0].info.completion_id
         streams = conversation_pb2_grpc.StreamServiceStub(second.channel)

@@ -13,7 +13,8 @@ from stream_rig import OTHER_TENANT, OTHER_USER, TENANT, USER, Script, caller, r
 
 from wireroom_chat.domain.frame_codec import pack, unpack
 from wireroom_chat.domain.frames import End, Frame
-from wireroom_chat.usecases.streams import StreamPolicy, Streams
+from wireroom_chat.usecases.stream_opening import StreamPolicy
+from wireroom_chat.usecases.streams import Streams
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.testing import eventually
 

@@ -155,7 +155,7 @@ def test_migration_can_be_taken_back_and_applied_again(fresh_database_url: str) 
         step(url, "rag")
         with engine.connect() as connection:
             found.append(connection.execute(tables).scalar_one())
-    assert found == [9, 0, 9]
+    assert found == [11, 0, 11]
 
 
 async def test_each_leg_can_be_asked_alone(rag_database: Database) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -98,6 +98,15 @@ async def answer_of(call: grpc.aio.UnaryUnaryCall[Any, T], receive: Receive) -> 
             answer.cancel()
             with contextlib.suppress(asyncio.CancelledError, WireroomError):
                 await answer
+
+
+async def pieces_of(call: grpc.aio.UnaryStreamCall[Any, T]) -> AsyncGenerator[T, None]:
+    """The pieces of a streamed answer; the call ends with whoever reads them."""
+    try:
+        async for piece in call:
+            yield piece
+    finally:
+        call.cancel()
 
 
 async def send_json(send: Send, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (), *, status: int = 200) -> None:

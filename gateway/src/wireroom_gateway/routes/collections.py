@@ -28,6 +28,7 @@ VISIBILITIES = {
     "private": collections_pb2.COLLECTION_VISIBILITY_PRIVATE,
     "tenant": collections_pb2.COLLECTION_VISIBILITY_TENANT,
 }
+UNCHANGED = collections_pb2.COLLECTION_VISIBILITY_UNSPECIFIED
 _VISIBILITY_NAMES = {value: name for name, value in VISIBILITIES.items()}
 
 
@@ -140,7 +141,7 @@ def add_collection_routes(api: FastAPI, services: Services, *, timeout: float) -
             id=id,
             name=body.name,
             description=body.description,
-            visibility=VISIBILITIES[body.visibility] if body.visibility else None,
+            visibility=VISIBILITIES[body.visibility] if body.visibility else UNCHANGED,
             metadata=orjson.dumps(body.metadata) if body.metadata is not None else None,
         )
         return _collection((await stub.UpdateCollection(request, timeout=timeout)).collection)

@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from wireroom_common.errors import invalid
 from wireroom_gateway.access import access
 from wireroom_gateway.routes.admin.budgets import BudgetOutput, budget_output
+from wireroom_gateway.routes.answering import pieces_of
 from wireroom_gateway.routes.application import problem_responses
 from wireroom_gateway.routes.fields import Output, PageToken, moment
 from wireroom_gateway.services import Services
@@ -191,7 +192,7 @@ def _prefers_csv(request: Request) -> bool:
 async def _csv(
     call: grpc.aio.UnaryStreamCall[budgets_pb2.ExportUsageRequest, budgets_pb2.ExportUsageResponse],
 ) -> StreamingResponse:
-    pieces = _pieces(call)
+    pieces = pieces_of(call)
     # What is refused is refused before a status is sent.
     first = await anext(pieces, b"")
 
@@ -205,16 +206,6 @@ async def _csv(
 
     headers = {"content-disposition": 'attachment; filename="usage.csv"', "cache-control": "no-store"}
     return StreamingResponse(body(), media_type=_CSV, headers=headers)
-
-
-async def _pieces(
-    call: grpc.aio.UnaryStreamCall[budgets_pb2.ExportUsageRequest, budgets_pb2.ExportUsageResponse],
-) -> AsyncGenerator[bytes, None]:
-    try:
-        async for piece in call:
-            yield piece.data
-    finally:
-        call.cancel()
 
 
 def _row(row: budgets_pb2.UsageRow) -> UsageRowOutput:

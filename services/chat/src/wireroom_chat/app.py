@@ -39,7 +39,8 @@ from wireroom_chat.usecases.grounding import GroundedAnswer
 from wireroom_chat.usecases.quoting import QuotedAnswer
 from wireroom_chat.usecases.responding import Respond
 from wireroom_chat.usecases.run import Runs
-from wireroom_chat.usecases.streams import StreamPolicy, Streams
+from wireroom_chat.usecases.stream_opening import StreamPolicy
+from wireroom_chat.usecases.streams import Streams
 from wireroom_chat.usecases.texts import CompleteText
 from wireroom_common.runtime.service import Infra, Periodic, Service
 from wireroom_protos.chat.v1 import chat_pb2_grpc, compatibility_pb2_grpc, conversation_pb2_grpc, responses_pb2_grpc

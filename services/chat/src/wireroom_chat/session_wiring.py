@@ -31,7 +31,7 @@ from wireroom_chat.usecases.conversations import (
     SessionAnswers,
 )
 from wireroom_chat.usecases.sessions import ManageSessions, purge_sessions
-from wireroom_chat.usecases.streams import Info, Opening, Revive
+from wireroom_chat.usecases.stream_opening import Opening, Part, Revive
 from wireroom_common.bus import Subscription
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
@@ -65,7 +65,7 @@ class SessionWiring:
     def adopting(self, revive: Revive) -> Revive:
         """`revive` that keeps the lease of a session's turn from here on, when the process that began it is gone."""
 
-        def adopt(opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Info | bytes, None]:
+        def adopt(opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
             generation = opening.generation
             if generation.origin.kind == ORIGIN:
                 self._running.add(UUID(generation.origin.id), generation.tenant_id)

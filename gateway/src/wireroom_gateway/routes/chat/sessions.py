@@ -14,6 +14,7 @@ from starlette.responses import StreamingResponse
 
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_gateway.access import access
+from wireroom_gateway.routes.answering import pieces_of
 from wireroom_gateway.routes.application import problem_responses
 from wireroom_gateway.routes.fields import IdFilter, Input, Output, PageSize, PageToken, SearchText, moment
 from wireroom_gateway.services import Services
@@ -232,7 +233,7 @@ async def _file(
     call: grpc.aio.UnaryStreamCall[sessions_pb2.ExportSessionRequest, sessions_pb2.ExportSessionResponse],
 ) -> Response:
     """Answers once the first bytes are there: until then a failure has its proper status."""
-    pieces = _pieces(call)
+    pieces = pieces_of(call)
     head, first = None, b""
     async for piece in pieces:
         head = head or piece
@@ -254,16 +255,6 @@ async def _file(
     return StreamingResponse(
         body(), media_type=head.media_type, headers={"content-disposition": disposition, "cache-control": "no-store"}
     )
-
-
-async def _pieces(
-    call: grpc.aio.UnaryStreamCall[sessions_pb2.ExportSessionRequest, sessions_pb2.ExportSessionResponse],
-) -> AsyncGenerator[sessions_pb2.ExportSessionResponse, None]:
-    try:
-        async for piece in call:
-            yield piece
-    finally:
-        call.cancel()
 
 
 def _session(session: sessions_pb2.ChatSession) -> SessionOutput:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc.aio
 import orjson
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
-from wireroom_gateway.routes.answering import Headers, told
+from wireroom_gateway.routes.answering import Headers, answer_of, overhead_header, send_json, told
 from wireroom_gateway.routes.event_stream import DONE, frame
 from wireroom_protos.chat.v1 import chat_pb2
 
@@ -41,6 +42,12 @@ def answer_headers(info: chat_pb2.CompletionInfo | None, *, final: bool) -> Head
     if info.HasField("budget_remaining_micros"):
         headers.append((b"x-budget-remaining-micros", b"%d" % info.budget_remaining_micros))
     return headers
+
+
+async def send_answer(receive: Receive, send: Send, call: grpc.aio.UnaryUnaryCall[Any, Any], overhead: float) -> None:
+    """The whole answer of `call` with what is known of it; `overhead`: seconds that were spent here before the call."""
+    response = await answer_of(call, receive)
+    await send_json(send, response.body, [*answer_headers(response.info, final=True), overhead_header(overhead)])
 
 
 class ChunkEvents:

@@ -13,13 +13,12 @@ from wireroom_gateway.access import Body, Bucket, access
 from wireroom_gateway.routes.answering import (
     Waiting,
     answer_of,
-    overhead_header,
     read_object,
     send_events,
     send_json,
     wants_stream,
 )
-from wireroom_gateway.routes.openai.answers import ChunkEvents, answer_headers, described
+from wireroom_gateway.routes.openai.answers import ChunkEvents, described, send_answer
 from wireroom_protos.chat.v1 import compatibility_pb2 as messages
 from wireroom_protos.chat.v1 import compatibility_pb2_grpc
 
@@ -112,8 +111,7 @@ class Completions:
             return
         overhead = time.perf_counter() - started
         call = self._stub.CompleteText(messages.CompleteTextRequest(body=body), timeout=self._waiting.answer)
-        response = await answer_of(call, receive)
-        await send_json(send, response.body, [*answer_headers(response.info, final=True), overhead_header(overhead)])
+        await send_answer(receive, send, call, overhead)
 
 
 @access("llm:invoke", bucket=Bucket.CHAT, body=Body.CHAT)
@@ -129,8 +127,7 @@ class Embeddings:
         body, _ = await read_object(scope, receive)
         overhead = time.perf_counter() - started
         call = self._stub.Embed(messages.EmbedRequest(body=body), timeout=self._waiting.answer)
-        response = await answer_of(call, receive)
-        await send_json(send, response.body, [*answer_headers(response.info, final=True), overhead_header(overhead)])
+        await send_answer(receive, send, call, overhead)
 
 
 @access("llm:invoke", bucket=Bucket.CHAT, body=Body.CHAT)

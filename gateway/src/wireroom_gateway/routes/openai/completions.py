@@ -11,15 +11,12 @@ from wireroom_gateway.access import Body, Bucket, access
 from wireroom_gateway.reattaching import chunk_stream
 from wireroom_gateway.routes.answering import (
     Waiting,
-    answer_of,
-    overhead_header,
     read_object,
     send_events,
-    send_json,
     wants_stream,
 )
 from wireroom_gateway.routes.event_stream import frame
-from wireroom_gateway.routes.openai.answers import ChunkEvents, answer_headers, described
+from wireroom_gateway.routes.openai.answers import ChunkEvents, described, send_answer
 from wireroom_gateway.routes.openai.open_webui import HEADER, NAME, SourceEvents
 from wireroom_protos.chat.v1 import chat_pb2, chat_pb2_grpc, conversation_pb2_grpc
 
@@ -90,9 +87,7 @@ class ChatCompletions:
         whole = self._inference.Complete(
             chat_pb2.CompleteRequest(body=body, no_cache=_no_cache(scope)), timeout=self._waiting.answer
         )
-        response = await answer_of(whole, receive)
-        overhead = called - started
-        await send_json(send, response.body, [*answer_headers(response.info, final=True), overhead_header(overhead)])
+        await send_answer(receive, send, whole, called - started)
 
 
 class _Chunks(ChunkEvents):

@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 
 from wireroom_gateway.access import Body, Bucket, access
 from wireroom_gateway.problems import http_problem
+from wireroom_gateway.routes.answering import pieces_of
 from wireroom_gateway.routes.application import problem_responses
 from wireroom_gateway.routes.fields import Output
 from wireroom_gateway.routes.openai.objects import Cursor, Order, document_of, file_id, seconds
@@ -149,7 +150,7 @@ def _check_purpose(purpose: str) -> None:
 
 
 async def _content(call: grpc.aio.UnaryStreamCall[rag_pb2.GetContentRequest, rag_pb2.GetContentResponse]) -> Response:
-    pieces = _pieces(call)
+    pieces = pieces_of(call)
     try:
         # With the first bytes it is known that the file is there.
         document = (await anext(pieces)).document
@@ -179,16 +180,6 @@ async def _next(pieces: AsyncGenerator[rag_pb2.GetContentResponse, None]) -> byt
     async for piece in pieces:
         return piece.data
     return b""
-
-
-async def _pieces(
-    call: grpc.aio.UnaryStreamCall[rag_pb2.GetContentRequest, rag_pb2.GetContentResponse],
-) -> AsyncGenerator[rag_pb2.GetContentResponse, None]:
-    try:
-        async for piece in call:
-            yield piece
-    finally:
-        call.cancel()
 
 
 def _file(document: rag_pb2.Document) -> FileOutput:

@@ -15,17 +15,14 @@ from wireroom_gateway.access import Body, Bucket, access
 from wireroom_gateway.routes.answering import (
     Headers,
     Waiting,
-    answer_of,
-    overhead_header,
     read_object,
     send_events,
-    send_json,
     told,
     wants_stream,
 )
 from wireroom_gateway.routes.application import problem_responses
 from wireroom_gateway.routes.fields import IdFilter, Output
-from wireroom_gateway.routes.openai.answers import answer_headers, described
+from wireroom_gateway.routes.openai.answers import answer_headers, described, send_answer
 from wireroom_protos.chat.v1 import chat_pb2, responses_pb2, responses_pb2_grpc
 
 PATH = "/v1/responses"
@@ -95,8 +92,7 @@ class CreateResponse:
             return
         overhead = time.perf_counter() - started
         call = self._stub.CreateResponse(responses_pb2.CreateResponseRequest(body=body), timeout=self._waiting.answer)
-        response = await answer_of(call, receive)
-        await send_json(send, response.body, [*answer_headers(response.info, final=True), overhead_header(overhead)])
+        await send_answer(receive, send, call, overhead)
 
 
 class _ResponseEvents:

@@ -13,6 +13,7 @@ from wireroom_common.errors import invalid
 from wireroom_gateway.access import access
 from wireroom_gateway.routes.application import problem_responses
 from wireroom_gateway.routes.collections import (
+    UNCHANGED,
     VISIBILITIES,
     Attributes,
     CollectionDescription,
@@ -267,7 +268,7 @@ def _add_stores(api: FastAPI, services: Services, *, timeout: float) -> None:
         request = collections_pb2.UpdateCollectionRequest(
             id=collection_of(id),
             name=body.name,
-            visibility=VISIBILITIES[body.visibility] if body.visibility else None,
+            visibility=VISIBILITIES[body.visibility] if body.visibility else UNCHANGED,
             metadata=orjson.dumps(body.metadata) if body.metadata is not None else None,
         )
         return _store((await stub.UpdateCollection(request, timeout=timeout)).collection)

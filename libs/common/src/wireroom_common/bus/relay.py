@@ -23,6 +23,8 @@ from wireroom_common.error_text import describe_error
 
 DEPTH_COUNTED_TO = 100_000
 SAMPLE_SECONDS = 5.0
+# How long events may gather after a batch that was not full.
+GATHER_SECONDS = 0.025
 
 _log = structlog.get_logger("wireroom.relay")
 
@@ -110,6 +112,9 @@ class Relay:
                 await self._pause(backoff(failures, first=0.05, cap=2.0, rng=self._rng))
                 continue
             failures = 0
+            if 0 < count < self._batch_size:
+                # Under load the next batch is not taken row by row.
+                await self._pause(GATHER_SECONDS)
             if count < self._batch_size:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._poll_interval):

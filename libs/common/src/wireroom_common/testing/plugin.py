@@ -69,12 +69,31 @@ def clean_valkey_url(valkey_url: str) -> str:
     return valkey_url
 
 
+def _server(postgres_url: str) -> str:
+    return DatabaseUrl.parse(postgres_url).url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _copy_migrated(postgres_url: str, target: DatabaseUrl, service: str, templates: dict[str, str]) -> None:
+    identifier = psycopg.sql.Identifier
+    with psycopg.connect(_server(postgres_url), autocommit=True) as connection:
+        if service not in templates:
+            name = f"m_{service}_{secrets.token_hex(6)}"
+            connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(identifier(name)))
+            templates[service] = name
+            template = DatabaseUrl.parse(target.url.set(database=name).render_as_string(hide_password=False))
+            bootstrap(template, [service])
+            upgrade(template, service)
+        database = identifier(str(target.url.database))
+        connection.execute(psycopg.sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
+        connection.execute(psycopg.sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(database, identifier(templates[service])))
+
+
 @pytest.fixture
 def fresh_database_url(postgres_url: str) -> Iterator[str]:
     """Administrator's URL of an empty database of its own, dropped after the test."""
     name = f"t_{secrets.token_hex(6)}"
     parsed = DatabaseUrl.parse(postgres_url)
-    server = parsed.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    server = _server(postgres_url)
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
     yield parsed.url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
@@ -107,15 +126,31 @@ async def make_database(fresh_database_url: str) -> AsyncIterator[MakeDatabase]:
         await database.close()
 
 
+@pytest.fixture(scope="session")
+def migrated_templates(postgres_url: str) -> Iterator[dict[str, str]]:
+    """Names of databases with all migrations of a service, by service; made when first asked for."""
+    templates: dict[str, str] = {}
+    yield templates
+    with psycopg.connect(_server(postgres_url), autocommit=True) as connection:
+        for name in templates.values():
+            connection.execute(psycopg.sql.SQL("DROP DATABASE {} WITH (FORCE)").format(psycopg.sql.Identifier(name)))
+
+
 @pytest_asyncio.fixture
-async def migrated_database(fresh_database_url: str) -> AsyncIterator[MigratedDatabase]:
+async def migrated_database(
+    postgres_url: str, fresh_database_url: str, migrated_templates: dict[str, str]
+) -> AsyncIterator[MigratedDatabase]:
     """`await migrated_database("auth")`: the service's schema after all its migrations, and its `Database`."""
     opened: list[Database] = []
     url = DatabaseUrl.parse(fresh_database_url)
 
     async def make(service: str) -> Database:
-        bootstrap(url, [service])
-        upgrade(url, service)
+        if opened:
+            bootstrap(url, [service])
+            upgrade(url, service)
+        else:
+            # The first service's database is a copy: migrations take seconds, and every test wants them.
+            _copy_migrated(postgres_url, url, service, migrated_templates)
         database = Database(url, service)
         opened.append(database)
         return database

@@ -78,14 +78,20 @@ class GroupCommit(Generic[T]):
         except Exception as error:  # noqa: BLE001 - handed on to those who wait
             away = isinstance(error, WireroomError) and error.kind is ErrorKind.UNAVAILABLE
             if len(group) == 1 or away:
-                for entry in group:
-                    if not entry.written.done():
-                        entry.written.set_exception(error)
+                _tell(group, error)
                 return
             # One of them cannot be written: it alone is to fail.
             for entry in group:
                 await self._write_group(tenant_id, [entry])
         else:
-            for entry in group:
-                if not entry.written.done():
-                    entry.written.set_result(None)
+            _tell(group, None)
+
+
+def _tell(group: list[_Entry[T]], error: Exception | None) -> None:
+    for entry in group:
+        if entry.written.done():
+            continue
+        if error is None:
+            entry.written.set_result(None)
+        else:
+            entry.written.set_exception(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
+
 # The budgets that bind the payer :user_id/:key_id of a generation that started on :day of the month :month. The default of each user
 # or key gives way to a budget of their own; what came with an API key binds beside both.
 def _binding(user: str, key: str, day: str, month: str) -> str:
@@ -22,6 +23,7 @@ def _binding(user: str, key: str, day: str, month: str) -> str:
 
 
 _BINDING = _binding("CAST(:user AS text)", "CAST(:key AS text)", "CAST(:day AS date)", "CAST(:month AS date)")
+
 
 # What the payer has spent in the period before its first row in `budget_periods`: a budget counts from the period's start, not its own.
 def _spent_before(user: str, key: str) -> str:
@@ -179,7 +181,8 @@ SETTLE = text(
     owed AS MATERIALIZED (
         SELECT budget_id, subject, period_start, sum(micros) AS micros
         FROM (
-            SELECT due.id, due.micros, bound.budget_id, bound.subject, bound.period_start FROM due JOIN bound USING (user_id, key, day, month)
+            SELECT due.id, due.micros, bound.budget_id, bound.subject, bound.period_start
+            FROM due JOIN bound USING (user_id, key, day, month)
             UNION
             SELECT due.id, due.micros, released.budget_id, released.subject, released.period_start
             FROM due JOIN released ON released.generation_id = due.id

@@ -20,7 +20,7 @@ _SCHEME = re.compile(r"\b(?:javascript|vbscript|data|mailto|tel|file)\s*:(?=[^\s
 _DESTINATION = re.compile(r"\]\((?P<to>[^\s()<>]*)(?=\))")
 _ENTITY = re.compile(r"&(?=#[0-9xX]|(?:sol|bsol|colon|period|commat|lpar|rpar|lsqb|rsqb|lbrack|rbrack|excl|lt|gt|NewLine|Tab);)")
 _STEERING = re.compile("[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
-_TAIL = re.compile(r"[!-~]+\Z")
+_TAIL = re.compile(r"(?<![!-~])[!-~]+\Z")
 _LONGEST_TAIL = 4_000
 _OWN_PATHS = ("/api/v1/artefacts/", "/api/v1/citations/")
 _TRAILING = ".,;:!?"

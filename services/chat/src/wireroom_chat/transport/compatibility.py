@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
+from wireroom_chat.domain.frames import Info
 from wireroom_chat.domain.moderation import moderation_object, parse_moderation_request
 from wireroom_chat.transport.grpc import info_message, raise_for
 from wireroom_chat.usecases.completing import PERMISSION
 from wireroom_chat.usecases.embedding import EmbedTexts
-from wireroom_chat.usecases.streams import Info
 from wireroom_chat.usecases.texts import CompleteText
 from wireroom_common.ids import new_id
 from wireroom_common.principal import current_principal

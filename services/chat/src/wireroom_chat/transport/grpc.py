@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from wireroom_chat.domain.frames import End, Info
 from wireroom_chat.usecases.completing import CompleteChat
-from wireroom_chat.usecases.streams import End, Info
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import current_principal
 from wireroom_protos.chat.v1 import chat_pb2, chat_pb2_grpc

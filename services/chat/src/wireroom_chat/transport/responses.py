@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
+from wireroom_chat.domain.frames import Info
 from wireroom_chat.transport.grpc import info_message
 from wireroom_chat.usecases.responding import Respond
-from wireroom_chat.usecases.streams import Info
 from wireroom_common.principal import current_principal
 from wireroom_protos.chat.v1 import responses_pb2, responses_pb2_grpc
 

@@ -14,6 +14,7 @@ from wireroom_chat.domain.assistants import PREFIX, is_assistant, narrowed, unkn
 from wireroom_chat.domain.catalogue import BUILT_IN_PROVIDER, ListedModel, Route
 from wireroom_chat.domain.continuation import can_continue
 from wireroom_chat.domain.followup import search_query
+from wireroom_chat.domain.frames import Frame, Info
 from wireroom_chat.domain.providers import Strategy
 from wireroom_chat.domain.request import CacheMode, ChatRequest, Grounding, parse_request, text_of
 from wireroom_chat.domain.terms import Terms
@@ -29,7 +30,8 @@ from wireroom_chat.usecases.grounding import GroundedAnswer
 from wireroom_chat.usecases.quoting import FIRST_LINE, NO_PROVIDER, OUT_OF_BUDGET, QuotedAnswer
 from wireroom_chat.usecases.rendering import Item, Rendering
 from wireroom_chat.usecases.run import Run, Runs
-from wireroom_chat.usecases.streams import Frame, Info, Opening, Part, Streams
+from wireroom_chat.usecases.stream_opening import Opening, Part
+from wireroom_chat.usecases.streams import Streams
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal
 
@@ -265,9 +267,9 @@ class CompleteChat:
         begun = False
         try:
             async with aclosing(forward_stream(request, self._generator.bound(_plan(request, route), run), run)) as chunks:
-                async for chunk in chunks:
+                async for part in chunks:
                     begun = True
-                    yield chunk
+                    yield part
         except WireroomError as error:
             quotes = None if begun else await self._quotes_instead(request, route, error)
             if quotes is None:

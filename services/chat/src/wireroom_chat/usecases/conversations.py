@@ -16,6 +16,7 @@ import structlog
 
 from wireroom_chat.domain.assistants import is_assistant, parse_model
 from wireroom_chat.domain.followup import search_query
+from wireroom_chat.domain.frames import Frame, Info
 from wireroom_chat.domain.history import HistoryLimits, conversation, exchanges, newest_within, summary_prompt, to_summarise
 from wireroom_chat.domain.request import ChatRequest, parse_request
 from wireroom_chat.domain.sessions import DEFAULT_MODEL, Message, Session, SessionDraft, checked_message, checked_name, title_of
@@ -33,7 +34,6 @@ from wireroom_chat.ports.sessions import (
     TurnStore,
 )
 from wireroom_chat.usecases.completing import CompleteChat
-from wireroom_chat.usecases.streams import Frame, Info
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal

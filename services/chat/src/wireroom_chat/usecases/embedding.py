@@ -11,12 +11,12 @@ import orjson
 from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.catalogue import BUILT_IN_PROVIDER, Route
 from wireroom_chat.domain.embeddings import EmbeddingRequest, embedding_list, parse_embedding_request
+from wireroom_chat.domain.frames import Info
 from wireroom_chat.domain.routing import ProviderError
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.ports.providers import Embeddings, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.completing import PERMISSION
 from wireroom_chat.usecases.run import Run, Runs
-from wireroom_chat.usecases.streams import Info
 from wireroom_chat.usecases.usage import prompt_tokens
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
 from wireroom_common.principal import Principal

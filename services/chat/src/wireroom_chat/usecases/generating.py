@@ -168,24 +168,13 @@ class Generator:
                     if not chunk["choices"]:
                         continue
                     run.first_token()
-                    text, ended = "", False
-                    for choice in chunk["choices"]:
-                        ended = ended or bool(choice.get("finish_reason"))
-                        content = choice["delta"].get("content")
-                        if not content or not isinstance(content, str):
-                            continue
-                        if not run.count(attempt, content):
-                            if ready:
-                                # What is paid for does not wait until more is.
-                                yield ready
-                                ready = []
-                            await run.extend(attempt)
-                        if not seam.closed:
-                            content = choice["delta"]["content"] = seam.feed(content)
-                        text += content
-                    if ended and (held := seam.rest()):
-                        ready.append((_made({"content": held}, None), held))
-                    ready.append((chunk, text))
+                    if not _counted(chunk, run, attempt):
+                        if ready:
+                            # What is paid for does not wait until more is.
+                            yield ready
+                            ready = []
+                        await run.extend(attempt)
+                    ready += _joined(chunk, seam)
                 if ready:
                     yield ready
             # A provider may end without a word after the text that was held back.
@@ -236,7 +225,7 @@ class _Answer:
 
     def takes(self, chunk: Mapping[str, Any], text: str) -> bool:
         """Note a chunk; False for one that says again what has been said."""
-        opening = _is_opening(chunk)
+        opening = not text and _is_opening(chunk)
         if opening and self._opened:
             return False
         self._opened = True
@@ -334,6 +323,31 @@ class _Turn:
             "No provider of this model can be called at the moment: their last calls failed. Try again later.",
             retry_after=max(1.0, seconds),
         )
+
+
+def _counted(chunk: Mapping[str, Any], run: Run, attempt: Attempt) -> bool:
+    """Count the text of a chunk; False when the answer may not grow by it yet."""
+    covered = True
+    for choice in chunk["choices"]:
+        content = choice["delta"].get("content")
+        if content and isinstance(content, str):
+            covered = run.count(attempt, content) and covered
+    return covered
+
+
+def _joined(chunk: dict[str, Any], seam: Seam) -> list[tuple[dict[str, Any], str]]:
+    """The chunk with only what is new, and its text; before the last one what the seam has held back."""
+    text, ended = "", False
+    for choice in chunk["choices"]:
+        ended = ended or bool(choice.get("finish_reason"))
+        content = choice["delta"].get("content")
+        if content and isinstance(content, str):
+            if not seam.closed:
+                content = choice["delta"]["content"] = seam.feed(content)
+            text += content
+    if ended and (held := seam.rest()):
+        return [(_made({"content": held}, None), held), (chunk, text)]
+    return [(chunk, text)]
 
 
 def _is_opening(chunk: Mapping[str, Any]) -> bool:

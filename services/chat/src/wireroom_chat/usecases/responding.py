@@ -11,13 +11,13 @@ from uuid import UUID
 
 import orjson
 
+from wireroom_chat.domain.frames import End, Info
 from wireroom_chat.domain.response_events import Event, ResponseBuilder
 from wireroom_chat.domain.response_items import MAX_ITEMS
 from wireroom_chat.domain.responses import ResponseRequest, parse_response_request, previous_not_found
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.ports.responses import Owner, ResponseStore, StoredResponse
 from wireroom_chat.usecases.completing import PERMISSION, CompleteChat
-from wireroom_chat.usecases.streams import End, Info
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError, invalid, not_found
 from wireroom_common.ids import new_id

@@ -19,7 +19,16 @@ from wireroom_chat.domain.providers import Candidate, Price
 from wireroom_chat.domain.terms import count_tokens
 from wireroom_chat.domain.wire import usage_object
 from wireroom_chat.metrics import ChatMetrics
-from wireroom_chat.ports.generations import AnswerSink, Generation, GenerationLedger, Origin, Outcome, Ownership, Settlement, UsagePart
+from wireroom_chat.ports.generations import (
+    AnswerSink,
+    Generation,
+    GenerationLedger,
+    Origin,
+    Outcome,
+    Ownership,
+    Settlement,
+    UsagePart,
+)
 from wireroom_chat.usecases.usage import prompt_tokens, reported_tokens
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import orjson
 
+from wireroom_chat.domain.frames import End, Info
 from wireroom_chat.domain.legacy import TextChunks, parse_text_request, text_completion
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.usecases.completing import PERMISSION, CompleteChat
-from wireroom_chat.usecases.streams import End, Info
 from wireroom_common.principal import Principal
 
 _AT_A_TIME = 4

@@ -246,9 +246,9 @@ async def _fill(connection: AsyncConnection, tenant_id: UUID, collection_id: UUI
 
 
 async def _tell(connection: AsyncConnection, scope: Scope, collection_id: UUID, event: Any, action: str, **details: str) -> None:
-    about = {"tenant_id": scope.tenant_id, "subject": str(collection_id), "actor": str(scope.user_id)}
-    await emit(connection, event, **about)
-    await audit_trail.record(connection, action, **about, **details)
+    subject, actor = str(collection_id), str(scope.user_id)
+    await emit(connection, event, tenant_id=scope.tenant_id, subject=subject, actor=actor)
+    await audit_trail.record(connection, action, tenant_id=scope.tenant_id, subject=subject, actor=actor, **details)
 
 
 def _collection(row: Row[Any]) -> Collection:
