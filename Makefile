@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run demo test lint format protos lock unit contract integration clients security bench bench-gateway bench-limits bench-websockets reference clean
+.PHONY: help setup run demo test lint format protos lock unit contract integration clients security bench bench-gateway bench-chat bench-limits bench-websockets reference clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench-gateway: setup ## The gateway's hot path beside nginx and a naive gateway,
 
 reference: setup ## Write docs/reference from the code
 	@$(BIN)/python scripts/api_reference.py
+
+bench-chat: setup ## Chat completions through gateway and chat service beside nginx, whole and streamed, in one run
+	@$(BIN)/python scripts/bench_chat.py
 
 bench-limits: setup ## Ten minutes of random load on four replicas: does any window hold more than the limit?
 	@$(BIN)/python scripts/bench_limits.py

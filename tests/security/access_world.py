@@ -125,16 +125,22 @@ class World:
         text = f"The {self.marker} agreement of harbour {next(_serial)} names the pilot and the tide table of the quay.\n"
         return str(self.owner.api.indexed(f"{self.marker}-{next(_serial)}.txt", text.encode())["id"])
 
+    def member(self) -> str:
+        """The document that is in every collection: a new one would be in none."""
+        if "member" not in self.things:
+            self.things["member"] = self.things.get("document") or self.new_document()
+        return self.things["member"]
+
     def new_collection(self) -> str:
         body = {
             "name": f"{self.marker} {next(_serial)}",
-            "document_ids": [self.things["document"]],
+            "document_ids": [self.member()],
             "metadata": {"m": self.marker},
         }
         return str(self.owner.api.post("/api/v1/collections", body)["id"])
 
     def new_shared_collection(self) -> str:
-        body = {"name": f"{self.marker} {next(_serial)}", "document_ids": [self.things["document"]], "visibility": "tenant"}
+        body = {"name": f"{self.marker} {next(_serial)}", "document_ids": [self.member()], "visibility": "tenant"}
         return str(self.owner.api.post("/api/v1/collections", body)["id"])
 
     def new_feed(self) -> str:
@@ -267,8 +273,6 @@ def build(running: Running, site: Site) -> World:
         world.things[kind] = world.make(kind)
     world.things["model"], world.things["provider"] = "extractive", "none"
     world.things["tool"] = "calculator"
-    # Of every collection: a new document would be in none.
-    world.things["member"] = world.things["document"]
     find_answers(world)
     return world
 

@@ -194,13 +194,13 @@ async def _csv(
 ) -> StreamingResponse:
     pieces = pieces_of(call)
     # What is refused is refused before a status is sent.
-    first = await anext(pieces, b"")
+    first = await anext(pieces, budgets_pb2.ExportUsageResponse())
 
     async def body() -> AsyncGenerator[bytes, None]:
         try:
-            yield first
+            yield first.data
             async for piece in pieces:
-                yield piece
+                yield piece.data
         finally:
             await pieces.aclose()
 

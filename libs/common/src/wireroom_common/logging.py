@@ -48,7 +48,11 @@ def configure(*, level: str, as_json: bool, service: str) -> None:
         _redact,
         _Stamp(),
     ]
-    pretty = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    pretty = structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(),
+        # The default shows the values of local variables where the library `rich` is installed: prompts and keys.
+        exception_formatter=structlog.dev.plain_traceback,
+    )
     structlog.configure(
         processors=[*shared, *([structlog.processors.format_exc_info, _json_line] if as_json else [pretty])],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),

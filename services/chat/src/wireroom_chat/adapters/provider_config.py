@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 from pydantic import SecretStr, ValidationError
@@ -275,7 +276,7 @@ class ConfiguredDirectory:
         )
         if provider.wire is Wire.ANTHROPIC:
             return AnthropicProvider(http, self._clock, {model.name: model.max_output_tokens for model in provider.models})
-        return OpenAiProvider(http)
+        return OpenAiProvider(http, own_house=urlsplit(provider.base_url).hostname == "api.openai.com")
 
 
 def _of_settings(entry: ProviderSettings, defaults: ProviderTimeouts) -> ConfiguredProvider:

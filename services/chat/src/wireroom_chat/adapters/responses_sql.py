@@ -13,7 +13,7 @@ from wireroom_chat.ports.responses import Owner, StoredResponse
 from wireroom_common.db import Database
 
 _MAX_TURNS = 500
-_MAX_CONVERSATION_BYTES = 32 * 1024 * 1024
+_MAX_CONVERSATION_BYTES = 20 * 1024 * 1024
 _SWEEP_LIMIT = 1000
 _CONVERSATION = text(
     "WITH RECURSIVE turns AS ("

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from wireroom_chat.domain.terms import ASKING_WORDS, STOP_WORDS, Terms
 
+# Of longer texts only the end counts: what stands there is asked, and words are looked at one by one.
+_MAX_TEXT = 2000
 # As many earlier questions are looked at, and so many words of their topic are added.
 _MAX_EARLIER = 6
 _MAX_TOPIC = 4
@@ -95,8 +97,9 @@ def search_query(question: str, earlier: Sequence[str], terms: Terms) -> str:
     """
     topic: list[str] = []
     for before in earlier[-_MAX_EARLIER:]:
-        topic = _topic(before, topic if leans(before, terms) else [], terms)
-    if not topic or not leans(question, terms):
+        text = before[-_MAX_TEXT:]
+        topic = _topic(text, topic if leans(text, terms) else [], terms)
+    if not topic or len(question) > _MAX_TEXT or not leans(question, terms):
         return question
     own = set(terms.content(question))
     added = [word for word in topic if not own.intersection(terms.content(word))][:_MAX_TOPIC]

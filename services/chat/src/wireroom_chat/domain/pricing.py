@@ -16,7 +16,10 @@ _MEDIA_TOKENS = 4096
 # Of an answer whose length neither the request nor the model bounds.
 _DEFAULT_OUTPUT_TOKENS = 4096
 _MOST_CHOICES = 128
-_MEDIA_PARTS = frozenset({"image_url", "input_image", "image"})
+# Members that bound the length of an answer.
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+# Parts of a message's content that are not text.
+_MEDIA = frozenset({"image_url", "input_audio", "video_url", "file"})
 _MEMBERS = (
     "messages", "prompt", "input", "system", "tools", "functions", "response_format", "tool_choice", "prediction"
 )  # fmt: skip
@@ -65,19 +68,10 @@ class Pricing:
 def prompt_bound(body: Mapping[str, Any], model: ProviderModel) -> int:
     """Tokens that the prompt has at most."""
     media = 0
-
-    def without_media(value: Any) -> Any:
-        nonlocal media
-        if isinstance(value, Mapping):
-            if value.get("type") in _MEDIA_PARTS:
-                media += _MEDIA_TOKENS
-                return None
-            return {key: without_media(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [without_media(item) for item in value]
-        return value
-
-    members = {name: without_media(body[name]) for name in _MEMBERS if body.get(name) is not None}
+    members = {name: body[name] for name in _MEMBERS if body.get(name) is not None}
+    if isinstance(members.get("messages"), list):
+        members["messages"] = [_without_media(message) for message in members["messages"]]
+        media = _MEDIA_TOKENS * sum(map(_media_parts, body["messages"]))
     if isinstance(members.get("messages"), list):
         # A message's frame may be a few tokens even where its JSON is short.
         media += 8 * len(members["messages"])
@@ -85,19 +79,46 @@ def prompt_bound(body: Mapping[str, Any], model: ProviderModel) -> int:
     return min(tokens, model.context_tokens) if model.context_tokens > 0 else tokens
 
 
+def _parts(message: Any) -> list[Any]:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return content if isinstance(content, list) else []
+
+
+def _is_media(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in _MEDIA
+
+
+def _media_parts(message: Any) -> int:
+    return sum(map(_is_media, _parts(message)))
+
+
+def _without_media(message: Any) -> Any:
+    """The message without its pictures, whose data say nothing of their tokens; everything else counts by its length."""
+    if not _media_parts(message):
+        return message
+    pictures = [_is_media(part) and part["type"] == "image_url" for part in _parts(message)]
+    parts = [
+        {key: value for key, value in part.items() if key != "image_url"} if picture else part
+        for part, picture in zip(_parts(message), pictures, strict=True)
+    ]
+    return {**message, "content": parts}
+
+
 def output_bound(body: Mapping[str, Any], model: ProviderModel) -> int:
     """Tokens that all choices of the answer have at most; 0 for embeddings."""
     if "chat" not in model.purposes and "embeddings" in model.purposes:
         return 0
-    asked = [
-        value for name in ("max_tokens", "max_completion_tokens", "max_output_tokens") if (value := _positive(body.get(name)))
-    ]
-    longest = max(asked) if asked else model.max_output_tokens or _DEFAULT_OUTPUT_TOKENS
-    if model.max_output_tokens > 0:
-        longest = min(longest, model.max_output_tokens)
+    longest = longest_answer(body, model)
     prompts = body.get("prompt")
     texts = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
     return longest * min(max(_positive(body.get("n")), _positive(body.get("best_of")), 1), _MOST_CHOICES) * texts
+
+
+def longest_answer(body: Mapping[str, Any], model: ProviderModel) -> int:
+    """Tokens that one choice of the answer has at most, if the provider is held to it."""
+    asked = [value for name in LIMITS if (value := _positive(body.get(name)))]
+    longest = max(asked) if asked else model.max_output_tokens or _DEFAULT_OUTPUT_TOKENS
+    return min(longest, model.max_output_tokens) if model.max_output_tokens > 0 else longest
 
 
 def _positive(value: Any) -> int:

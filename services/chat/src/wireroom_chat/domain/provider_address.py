@@ -13,6 +13,7 @@ MAX_ADDRESS = 500
 _METADATA_NAMES = frozenset(
     {"metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
 )
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _REFUSED = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -21,7 +22,9 @@ _REFUSED = tuple(
         "fd00:ec2::/32",
         "100.100.100.200/32",
         "192.0.0.192/32",
-        "0.0.0.0/32",
+        # Answers of a cloud's own host to its machines.
+        "168.63.129.16/32",
+        "0.0.0.0/8",
         "::/128",
         "224.0.0.0/4",
         "ff00::/8",
@@ -47,6 +50,9 @@ def check_address(url: str) -> str:
     if port == 0:
         raise ValueError("there is no port 0")
     host = parts.hostname.rstrip(".").lower()
+    if not host.isascii():
+        # Other programs read digits of other scripts as digits, and so a name as an address.
+        raise ValueError("write the host in ASCII (names of other scripts as xn--…)")
     if host in _METADATA_NAMES or is_refused(host):
         raise ValueError("link-local and metadata addresses are not taken")
     return url.rstrip("/")
@@ -59,5 +65,12 @@ def is_refused(host: str) -> bool:
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address.sixtofour or address
+        address = address.ipv4_mapped or address.sixtofour or _embedded_ipv4(address) or address
     return any(address in network for network in _REFUSED)
+
+
+def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address behind a NAT64 or an IPv4-compatible one."""
+    if address in _NAT64 or (int(address) >> 32 == 0 and int(address) > 1):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None

@@ -16,6 +16,7 @@ from wireroom_common.errors import ErrorKind, FieldProblem, WireroomError
 MAX_MESSAGES = 2000
 MAX_CHOICES = 16
 MAX_TOP_K = 50
+MAX_SEARCH = 4000
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _SOURCES = {"news": SourceKind.ARTICLE, "docs": SourceKind.DOCUMENT}
 # "docs:<id or name>": the members of that collection.
@@ -24,6 +25,61 @@ MAX_COLLECTIONS = 20
 _MAX_COLLECTION_NAME = 256
 _GROUNDING_MEMBERS = frozenset({"sources", "since", "top_k", "mode"})
 _OURS = frozenset({"grounding", "disable_fallback", "cache"})
+# What goes to providers, beside the messages: OpenAI's members, and the sampling parameters that servers of open models have. Others could
+# choose another model, another price or another server behind the provider.
+_PASSED = frozenset(
+    [
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "n",
+        "stop",
+        "seed",
+        "temperature",
+        "top_p",
+        "frequency_penalty",
+        "presence_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "max_tokens",
+        "max_completion_tokens",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "functions",
+        "function_call",
+        "modalities",
+        "audio",
+        "prediction",
+        "reasoning_effort",
+        "verbosity",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "top_k",
+        "min_p",
+        "top_a",
+        "typical_p",
+        "repetition_penalty",
+        "length_penalty",
+        "min_tokens",
+        "stop_token_ids",
+        "skip_special_tokens",
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "chat_template_kwargs",
+        "thinking",
+        "reasoning",
+    ]
+)
+# Taken, and kept here: what is stored and what is noted is this installation's business.
+_DROPPED = frozenset({"store", "metadata", "service_tier"})
+_SERVICE_TIERS = (None, "auto", "default")
 _MAX_PROBLEMS = 20
 
 
@@ -55,7 +111,7 @@ class Grounding:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A checked request. `raw` is the body without the members that are ours (`grounding`, `disable_fallback`, `cache`)."""
+    """A checked request. `raw` holds the members that may go to providers."""
 
     model: str
     messages: Sequence[Mapping[str, Any]]
@@ -73,8 +129,8 @@ class ChatRequest:
     cache: CacheMode | None = None
 
     def search_text(self) -> str:
-        """What to look for in the sources."""
-        return self.search or self.question()
+        """What to look for in the sources: of a very long question its end."""
+        return (self.search or self.question())[-MAX_SEARCH:]
 
     def can_be_quoted(self) -> bool:
         """Whether an answer made of quotes fits the request."""
@@ -154,11 +210,25 @@ def parse_request(body: bytes, *, stream: bool) -> ChatRequest:
     if not isinstance(disabled, bool):
         problems.append(FieldProblem("disable_fallback", "Must be true or false."))
     cache = _cache(raw.get("cache"), problems)
+    _lengths(raw, problems)
+    problems.extend(
+        FieldProblem(name, "Is not known here; see the documentation of this route.")
+        for name in sorted(raw.keys() - _PASSED - _DROPPED - _OURS)[:_MAX_PROBLEMS]
+    )
+    if raw.get("service_tier") not in _SERVICE_TIERS:
+        problems.append(FieldProblem("service_tier", 'Must be "auto" or "default": other tiers have other prices.'))
     _raise_for(problems)
-    rest = {key: value for key, value in raw.items() if key not in _OURS}
+    rest = {key: value for key, value in raw.items() if key in _PASSED}
     return ChatRequest(
         model.strip(), messages, stream, choices, include_usage, grounding, rest, fallback=not disabled, cache=cache
     )
+
+
+def _lengths(raw: Mapping[str, Any], problems: list[FieldProblem]) -> None:
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = raw.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            problems.append(FieldProblem(name, "Must be a whole number, 1 or more."))
 
 
 def _cache(value: Any, problems: list[FieldProblem]) -> CacheMode | None:

@@ -89,7 +89,7 @@ class AssistantAnswer:
         config = assistant.config
         strict = grounding.mode is GroundingMode.STRICT and _searches(config)
         allowed = {name: tool for name in config.tools if (tool := self._toolbox.find(name)) is not None}
-        state = PromptState(tainted=_is_untrusted(request, config))
+        state = PromptState(tainted=_is_untrusted(request))
         sources = _Sources(
             self._retrieval, self._terms, LinkGuard({*config.output.allowed_hosts, self._own_host} - {""}), grounding.mode
         )
@@ -196,10 +196,12 @@ def _searches(config: AssistantConfig) -> bool:
     return bool(config.sources.kinds) or bool(_SEARCHES & set(config.tools))
 
 
-def _is_untrusted(request: ChatRequest, config: AssistantConfig) -> bool:
-    """Whether the conversation may hold text of unknown authors: results of a client's tools, or what sources put into earlier answers."""
-    roles = {message["role"] for message in request.messages}
-    return bool(roles & {"tool", "function"}) or (_searches(config) and "assistant" in roles)
+def _is_untrusted(request: ChatRequest) -> bool:
+    """Whether the conversation may hold text of unknown authors: results of a client's tools, or what sources put into earlier answers.
+
+    Earlier answers may be those of another model or assistant, which saw sources even where this one has none.
+    """
+    return any(message["role"] in ("assistant", "tool", "function") for message in request.messages)
 
 
 def _disclaimer(config: AssistantConfig) -> Piece:

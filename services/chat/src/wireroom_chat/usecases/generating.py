@@ -77,7 +77,9 @@ class Generator:
             attempt = await run.begin(candidate, body)
             self._health.began(candidate)
             try:
-                answer = await self._directory.provider(candidate).complete({**body, "model": candidate.model.name})
+                answer = await self._directory.provider(candidate).complete(
+                    {**run.limited(body, candidate), "model": candidate.model.name}
+                )
             except asyncio.CancelledError:
                 # It was asked for an answer and will bill the prompt at least.
                 attempt.begun, attempt.status = True, "cancelled"
@@ -123,7 +125,9 @@ class Generator:
                 return
             self._health.began(candidate)
             try:
-                async with aclosing(self._attempt(candidate, asked, run, attempt, answer.seam(candidate))) as batches:
+                async with aclosing(
+                    self._attempt(candidate, run.limited(asked, candidate), run, attempt, answer.seam(candidate))
+                ) as batches:
                     async for batch in batches:
                         if taken := [chunk for chunk, text in batch if answer.takes(chunk, text)]:
                             yield taken

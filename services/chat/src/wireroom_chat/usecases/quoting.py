@@ -9,7 +9,7 @@ from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.intent import needs_generation
 from wireroom_chat.domain.lengths import Lengths
 from wireroom_chat.domain.passages import Citation
-from wireroom_chat.domain.request import ChatRequest, Grounding
+from wireroom_chat.domain.request import MAX_SEARCH, ChatRequest, Grounding
 from wireroom_chat.ports.retrieval import Retrieval
 
 FIRST_LINE = "Extractive answer \u2013 no language model is configured; the sentences below are quoted from the sources."
@@ -38,7 +38,7 @@ class QuotedAnswer:
         self, request: ChatRequest, grounding: Grounding, first_line: str = FIRST_LINE
     ) -> AsyncGenerator[AnswerMode | Piece | Ending, None]:
         """The mode, then the pieces, then the ending. `first_line` says why nobody writes."""
-        question = request.question()
+        question = request.question()[-MAX_SEARCH:]
         lengths = Lengths.of(request.raw)
         if needs_generation(question):
             yield AnswerMode.ABSTAINED

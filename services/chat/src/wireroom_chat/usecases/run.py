@@ -14,7 +14,7 @@ import structlog
 from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.budgets import NO_LIMIT
 from wireroom_chat.domain.passages import Span
-from wireroom_chat.domain.pricing import Pricing
+from wireroom_chat.domain.pricing import LIMITS, Pricing, longest_answer
 from wireroom_chat.domain.providers import Candidate, Price
 from wireroom_chat.domain.terms import count_tokens
 from wireroom_chat.domain.wire import usage_object
@@ -158,6 +158,12 @@ class Run:
         attempt = Attempt(len(self.attempts) + 1, candidate, price, self.clock.monotonic(), asked)
         self.attempts.append(attempt)
         return attempt
+
+    def limited(self, body: Mapping[str, Any], candidate: Candidate) -> Mapping[str, Any]:
+        """The body with a length, where a budget has set aside what an answer of that length costs and the request names none."""
+        if not self._reserved or any(body.get(name) is not None for name in LIMITS):
+            return body
+        return {**body, "max_tokens": longest_answer(body, candidate.model)}
 
     def count(self, attempt: Attempt, text: str) -> bool:
         """Count text that arrived; False when the answer needs `extend` before it is sent."""

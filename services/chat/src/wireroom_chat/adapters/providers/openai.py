@@ -14,14 +14,18 @@ _DONE = b"[DONE]"
 
 
 class OpenAiProvider(ChatProvider):
-    """One provider through one of its keys. `stream_options`: whether it takes that member of requests; None: it is found out."""
+    """One provider through one of its keys. `stream_options`: whether it takes that member of requests; None: it is found out.
 
-    def __init__(self, http: ProviderHttp, *, stream_options: bool | None = None) -> None:
+    `own_house`: it is OpenAI itself, whose newest models know the length of an answer under its new name only.
+    """
+
+    def __init__(self, http: ProviderHttp, *, stream_options: bool | None = None, own_house: bool = False) -> None:
         self._http = http
+        self._own_house = own_house
         self._stream_options = stream_options
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        asked = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
+        asked = self._spelled({key: value for key, value in body.items() if key not in ("stream", "stream_options")})
         answer = await self._http.call("/chat/completions", asked, model=_model(body))
         choices = answer.get("choices")
         if not isinstance(choices, list) or not choices or not all(_is_choice(item, "message") for item in choices):
@@ -35,7 +39,7 @@ class OpenAiProvider(ChatProvider):
                     yield chunk
 
     async def batches(self, body: Mapping[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
-        asked = dict(body)
+        asked = self._spelled(dict(body))
         if self._stream_options is False:
             asked.pop("stream_options", None)
         told = "stream_options" in asked
@@ -57,6 +61,11 @@ class OpenAiProvider(ChatProvider):
             async for batch in batches:
                 self._stream_options = False
                 yield batch
+
+    def _spelled(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self._own_house and body.get("max_tokens") is not None:
+            body.setdefault("max_completion_tokens", body.pop("max_tokens"))
+        return body
 
     async def embed(self, body: Mapping[str, Any]) -> dict[str, Any]:
         answer = await self._http.call("/embeddings", body, model=_model(body))
