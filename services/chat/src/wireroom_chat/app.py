@@ -35,6 +35,7 @@ from wireroom_chat.usecases.completing import CompleteChat
 from wireroom_chat.usecases.conversations import ORIGIN as SESSION_ORIGIN
 from wireroom_chat.usecases.embedding import EmbedTexts
 from wireroom_chat.usecases.generating import Generator
+from wireroom_chat.usecases.generation_caps import GenerationCaps
 from wireroom_chat.usecases.grounding import GroundedAnswer
 from wireroom_chat.usecases.quoting import QuotedAnswer
 from wireroom_chat.usecases.responding import Respond
@@ -87,7 +88,15 @@ def assemble(
             max_followers=settings.stream_max_followers,
         ),
     )
-    runs = Runs(budgeting.ledger, budgeting.pricing, clock, metrics, {SESSION_ORIGIN: conversing.sink}, ownership=streams)
+    runs = Runs(
+        budgeting.ledger,
+        budgeting.pricing,
+        clock,
+        metrics,
+        {SESSION_ORIGIN: conversing.sink},
+        ownership=streams,
+        caps=GenerationCaps(per_user=settings.max_generations_per_user, per_tenant=settings.max_generations_per_tenant),
+    )
     providing = ProviderWiring(settings, infra, database)
     directory, health = providing.directory, providing.health
     terms = Terms()

@@ -26,7 +26,7 @@ class ProviderWiring:
     def __init__(self, settings: ChatSettings, infra: Infra, database: Database) -> None:
         metrics = ProviderMetrics(infra.registry)
         store = ProviderStore(database, KeySafe(lambda: infra.secret("master")))
-        self._sessions = ProviderSessions(max_connections=settings.max_connections)
+        self._sessions = ProviderSessions(max_connections=settings.max_connections, wait=settings.connection_wait)
         self.directory = ConfiguredDirectory(
             settings.providers,
             default_model=settings.default_model,

@@ -71,7 +71,16 @@ class ChatSettings(BaseSettings):
         default=30.0, gt=0, le=600, description="Seconds from the request to the first byte of a stream."
     )
     idle_timeout: float = Field(default=60.0, gt=0, le=600, description="Seconds between two pieces of a stream.")
-    max_connections: int = Field(default=512, ge=1, le=10000, description="Open connections to all providers.")
+    max_connections: int = Field(default=512, ge=1, le=10000, description="Open connections to one provider.")
+    connection_wait: float = Field(
+        default=2.0, gt=0, le=60, description="Seconds that a call waits for a free connection to its provider."
+    )
+    max_generations_per_user: int = Field(
+        default=64, ge=1, le=100_000, description="Answers of one user under way at a time in one process."
+    )
+    max_generations_per_tenant: int = Field(
+        default=256, ge=1, le=100_000, description="Answers of one tenant under way at a time in one process."
+    )
     retrieval_timeout: float = Field(default=5.0, gt=0, le=60, description="Seconds for one call of the rag service.")
     max_generation: float = Field(
         default=1800.0, ge=60, le=86400, description="Seconds after which a running completion counts as abandoned."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -70,13 +70,18 @@ def prompt_bound(body: Mapping[str, Any], model: ProviderModel) -> int:
     media = 0
     members = {name: body[name] for name in _MEMBERS if body.get(name) is not None}
     if isinstance(members.get("messages"), list):
-        members["messages"] = [_without_media(message) for message in members["messages"]]
-        media = _MEDIA_TOKENS * sum(map(_media_parts, body["messages"]))
+        members["messages"] = [without_media(message) for message in members["messages"]]
+        media = media_tokens(body["messages"])
     if isinstance(members.get("messages"), list):
         # A message's frame may be a few tokens even where its JSON is short.
         media += 8 * len(members["messages"])
     tokens = len(orjson.dumps(members)) + media
     return min(tokens, model.context_tokens) if model.context_tokens > 0 else tokens
+
+
+def media_tokens(messages: Iterable[Any]) -> int:
+    """Tokens of what is not text in messages: an estimate, for want of anything that tells."""
+    return _MEDIA_TOKENS * sum(map(_media_parts, messages))
 
 
 def _parts(message: Any) -> list[Any]:
@@ -92,7 +97,7 @@ def _media_parts(message: Any) -> int:
     return sum(map(_is_media, _parts(message)))
 
 
-def _without_media(message: Any) -> Any:
+def without_media(message: Any) -> Any:
     """The message without its pictures, whose data say nothing of their tokens; everything else counts by its length."""
     if not _media_parts(message):
         return message

@@ -29,6 +29,10 @@ class ProviderError(WireroomError):
     cooldown: float = 0.0
 
 
+class NotCalled(WireroomError):
+    """A call that was not made for want of something of ours: it says nothing of the provider, and costs nothing."""
+
+
 class Circuit(StrEnum):
     """Of one candidate. Half open: its pause is over, one call may find out whether it works again."""
 

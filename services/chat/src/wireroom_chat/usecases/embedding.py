@@ -12,7 +12,7 @@ from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.catalogue import BUILT_IN_PROVIDER, Route
 from wireroom_chat.domain.embeddings import EmbeddingRequest, embedding_list, parse_embedding_request
 from wireroom_chat.domain.frames import Info
-from wireroom_chat.domain.routing import ProviderError
+from wireroom_chat.domain.routing import NotCalled, ProviderError
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.ports.providers import Embeddings, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.completing import PERMISSION
@@ -91,10 +91,13 @@ class EmbedTexts:
                 if error.kind not in _MOVE_ON:
                     self._health.released(candidate, alive=isinstance(error, ProviderError))
                     raise
+                failure = error
+                if isinstance(error, NotCalled):
+                    self._health.released(candidate, alive=False)
+                    continue
                 # It was working on the answer: counted as billed, because nothing says that it is not.
                 attempt.begun = error.kind is ErrorKind.DEADLINE
                 self._health.failed(candidate, error)
-                failure = error
                 continue
             seconds = run.clock.monotonic() - attempt.began
             attempt.begun, attempt.status, attempt.first_token_after = True, "completed", seconds

@@ -16,8 +16,8 @@ from typing import Any
 
 from wireroom_chat.domain.continuation import Seam, can_continue, continuation_body
 from wireroom_chat.domain.providers import Candidate, Strategy
-from wireroom_chat.domain.routing import ProviderError
-from wireroom_chat.domain.terms import count_tokens
+from wireroom_chat.domain.routing import NotCalled, ProviderError
+from wireroom_chat.domain.token_estimate import answer_texts, answer_tokens, text_tokens
 from wireroom_chat.ports.providers import ChatProvider, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.run import Attempt, BudgetSpent, Run
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -92,7 +92,7 @@ class Generator:
             now = run.clock.monotonic()
             attempt.begun, attempt.status, attempt.first_token_after = True, "completed", now - attempt.began
             attempt.usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else None
-            attempt.counted_out = sum(count_tokens(_written(choice["message"])) for choice in answer["choices"])
+            attempt.counted_out = sum(answer_tokens(choice["message"]) for choice in answer["choices"])
             run.first_token()
             self._note_success(run, attempt)
             return answer
@@ -187,6 +187,9 @@ class Generator:
 
     def _note_failure(self, attempt: Attempt, error: WireroomError) -> None:
         attempt.status, attempt.error_code = "failed", error.code
+        if isinstance(error, NotCalled):
+            self._health.released(attempt.candidate, alive=False)
+            return
         if error.kind not in _MOVE_ON:
             # What it refuses it has read.
             self._health.released(attempt.candidate, alive=isinstance(error, ProviderError))
@@ -221,7 +224,7 @@ class _Answer:
         if not written:
             return body
         self._parts = [written]
-        return continuation_body(body, written, count_tokens(written), prefill=candidate.model.prefill)
+        return continuation_body(body, written, text_tokens(written), prefill=candidate.model.prefill)
 
     def seam(self, candidate: Candidate) -> Seam:
         """Where the candidate's text is joined on."""
@@ -333,9 +336,8 @@ def _counted(chunk: Mapping[str, Any], run: Run, attempt: Attempt) -> bool:
     """Count the text of a chunk; False when the answer may not grow by it yet."""
     covered = True
     for choice in chunk["choices"]:
-        content = choice["delta"].get("content")
-        if content and isinstance(content, str):
-            covered = run.count(attempt, content) and covered
+        for text in answer_texts(choice["delta"]):
+            covered = run.count(attempt, text) and covered
     return covered
 
 
@@ -366,8 +368,3 @@ def _made(delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
     """A chunk of our own; the names stand first, as in everybody's chunks."""
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
     return {"id": "", "object": "", "created": 0, "model": "", "choices": [choice]}
-
-
-def _written(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    return content if isinstance(content, str) else ""

@@ -15,8 +15,8 @@ from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.budgets import NO_LIMIT
 from wireroom_chat.domain.passages import Span
 from wireroom_chat.domain.pricing import LIMITS, Pricing, longest_answer
-from wireroom_chat.domain.providers import Candidate, Price
-from wireroom_chat.domain.terms import count_tokens
+from wireroom_chat.domain.providers import Candidate, Price, ProviderModel
+from wireroom_chat.domain.token_estimate import request_tokens, text_tokens
 from wireroom_chat.domain.wire import usage_object
 from wireroom_chat.metrics import ChatMetrics
 from wireroom_chat.ports.generations import (
@@ -29,7 +29,8 @@ from wireroom_chat.ports.generations import (
     Settlement,
     UsagePart,
 )
-from wireroom_chat.usecases.usage import prompt_tokens, reported_tokens
+from wireroom_chat.usecases.generation_caps import UNBOUNDED, GenerationCaps
+from wireroom_chat.usecases.usage import reported_tokens
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import new_id
@@ -151,7 +152,7 @@ class Run:
             needed = spent + self.pricing.maximum(price, body, model) - self._reserved
             if needed > 0:
                 await self._reserve(needed, going_on=going_on)
-        asked = prompt_tokens(body.get("messages", ()))
+        asked = _prompt_tokens(body, model)
         self._covered_tokens = (
             self._affordable(price, self.micros() + self.pricing.cost(price, asked, 0)) if self._reserved else -1
         )
@@ -167,7 +168,7 @@ class Run:
 
     def count(self, attempt: Attempt, text: str) -> bool:
         """Count text that arrived; False when the answer needs `extend` before it is sent."""
-        attempt.counted_out += count_tokens(text)
+        attempt.counted_out += text_tokens(text)
         return not attempt.counted_out > self._covered_tokens >= 0
 
     async def extend(self, attempt: Attempt) -> None:
@@ -205,8 +206,8 @@ class Run:
             candidate,
             self.pricing.price(candidate.model),
             self.clock.monotonic(),
-            prompt_tokens(body.get("messages", ())),
-            counted_out=count_tokens(written),
+            _prompt_tokens(body, candidate.model),
+            counted_out=text_tokens(written),
             begun=True,
             error_code="process_lost",
         )
@@ -300,6 +301,7 @@ class Runs:
         sinks: Mapping[str, AnswerSink] | None = None,
         *,
         ownership: Ownership | None = None,
+        caps: GenerationCaps | None = None,
     ) -> None:
         self._ledger = ledger
         self._pricing = pricing
@@ -307,14 +309,17 @@ class Runs:
         self._metrics = metrics
         self._sinks = sinks or {}
         self._ownership = ownership
+        self._caps = caps or GenerationCaps(per_user=UNBOUNDED, per_tenant=UNBOUNDED)
         self._settling: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def track(self, generation: Generation, *, adopted: bool = False) -> AsyncIterator[Run]:
         """A run, settled when the block ends. The writing of its first row goes on beside the answer.
 
+        RATE_LIMITED `too_many_generations`, with nothing written, where as many run as may.
         `adopted`: another process began it and could not end it; its row stands.
         """
+        self._caps.enter(generation, adopted=adopted)
         row = asyncio.create_task(_nothing() if adopted else self._ledger.start(generation))
         # Shielded: who waits for the row may be cancelled, the row is written all the same, because it will be settled.
         written = asyncio.shield(row)
@@ -335,6 +340,7 @@ class Runs:
             status, code = "failed", ErrorKind.INTERNAL.value
             raise
         finally:
+            self._caps.leave(generation)
             task = asyncio.create_task(self._settle(run, row, run.settlement(status, code)))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
@@ -387,6 +393,11 @@ class Runs:
                 await asyncio.sleep(_SETTLE_PAUSE * attempt)
             else:
                 return
+
+
+def _prompt_tokens(body: Mapping[str, Any], model: ProviderModel) -> int:
+    tokens = request_tokens(body)
+    return min(tokens, model.context_tokens) if model.context_tokens > 0 else tokens
 
 
 async def _nothing() -> None:

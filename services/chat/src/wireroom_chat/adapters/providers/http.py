@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import aiohttp
 import orjson
@@ -18,7 +19,7 @@ from wireroom_chat.adapters.providers.event_stream import event_batches
 from wireroom_chat.adapters.providers.rate_limits import exhausted_for, retry_after
 from wireroom_chat.domain.provider_address import is_refused
 from wireroom_chat.domain.provider_timeouts import ProviderTimeouts
-from wireroom_chat.domain.routing import ProviderError
+from wireroom_chat.domain.routing import NotCalled, ProviderError
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 
@@ -52,17 +53,23 @@ class GuardedResolver(AbstractResolver):
 
 
 class ProviderSessions:
-    """The pooled connections to all providers; opened by `start`, ended by `stop`."""
+    """The pooled connections to all providers; opened by `start`, ended by `stop`.
 
-    def __init__(self, *, max_connections: int) -> None:
+    `max_connections` of each provider are in use at a time; a call that finds none free waits `wait` seconds at most.
+    """
+
+    def __init__(self, *, max_connections: int, wait: float = 2.0) -> None:
         self._max_connections = max_connections
+        self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self.wait = wait
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Make the pool."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=self._max_connections,
+                # `places` bounds them: a provider whose answers hang leaves the others theirs.
+                limit=0,
                 limit_per_host=0,
                 resolver=GuardedResolver(),
                 keepalive_timeout=_IDLE_CONNECTION_SECONDS,
@@ -76,6 +83,13 @@ class ProviderSessions:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    def places(self, provider: str) -> asyncio.Semaphore:
+        """The provider's connections, to be held during each call; the same for all of its keys."""
+        places = self._places.get(provider)
+        if places is None:
+            places = self._places[provider] = asyncio.Semaphore(self._max_connections)
+        return places
 
     def session(self) -> aiohttp.ClientSession:
         """The pool; RuntimeError before `start`."""
@@ -110,6 +124,7 @@ class ProviderHttp:
         self._endpoint = endpoint
         self._timeouts = endpoint.timeouts
         self._sessions = sessions
+        self._places = sessions.places(endpoint.name)
         self._clock = clock
         self._exhausted = exhausted
 
@@ -117,7 +132,7 @@ class ProviderHttp:
         self, path: str, body: Mapping[str, Any] | None, *, model: str = "", total: float | None = None
     ) -> dict[str, Any]:
         """The JSON object that a POST (a GET without a body) answers with."""
-        async with self._failures_named():
+        async with self._place(), self._failures_named():
             async with asyncio.timeout(total or self._timeouts.total), self._request(path, body, _JSON, model) as response:
                 payload = await _read_bounded(response, _MAX_ANSWER_BYTES)
             answer = None if payload is None else object_of(payload)
@@ -134,6 +149,7 @@ class ProviderHttp:
         """
         # The limit holds until the first event has arrived; afterwards the pause between two reads is what counts.
         async with (
+            self._place(),
             self._failures_named(),
             asyncio.timeout(self._timeouts.first_byte) as first_byte,
             self._request(path, body, _EVENTS, model) as response,
@@ -181,6 +197,24 @@ class ProviderHttp:
             # Closing (not releasing) drops the socket of an unfinished answer, so that the provider stops generating;
             # a finished one has gone back to the pool already.
             response.close()
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """A free connection. Waiting for one is no time of the provider's."""
+        try:
+            async with asyncio.timeout(self._sessions.wait):
+                await self._places.acquire()
+        except TimeoutError:
+            raise NotCalled(
+                ErrorKind.UNAVAILABLE,
+                "provider_connections_exhausted",
+                f"All connections to the provider '{self.name}' are in use; try again.",
+                retry_after=1.0,
+            ) from None
+        try:
+            yield
+        finally:
+            self._places.release()
 
     @asynccontextmanager
     async def _failures_named(self) -> AsyncIterator[None]:
