@@ -1,12 +1,15 @@
-"""Every check and test, quickest first, with progress; `run_tests.py STAGE …` runs only those stages."""
+"""Every check and test, quickest first, with progress; `run_tests.py STAGE …` runs only those stages, one after the other."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import lint
 
@@ -22,24 +25,84 @@ STAGES: dict[str, Sequence[str]] = {
     "clients": ["tests/clients"],
     "security": ["tests/security"],
 }
+# Stages that wait more than they work run beside each other: a lane's stages one after the other, the lanes together.
+LANES = (("integration",), ("contract", "clients", "security"))
+_LIMIT = 3000
+_SIGN_OF_LIFE = 60
 
 
 def main(wanted: Sequence[str]) -> int:
-    """Run the stages in order, stop at the first that fails; its exit status."""
-    for name in wanted or ["lint", *STAGES]:
-        start = time.monotonic()
-        print(f"== {name}", flush=True)
-        status = lint.main() if name == "lint" else _pytest(STAGES[name])
-        print(f"== {name}: {'ok' if status == 0 else 'FAILED'} in {time.monotonic() - start:.0f} s", flush=True)
-        if status != 0:
-            return status
-    return 0
+    """Run the stages, stop at the first that fails; its exit status."""
+    if wanted:
+        return next((status for name in wanted if (status := _alone(name))), 0)
+    return next((status for name in ("lint", "unit") if (status := _alone(name))), 0) or _together(LANES)
 
 
-def _pytest(arguments: Sequence[str]) -> int:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--durations=5", *arguments], cwd=ROOT, check=False, timeout=3000
-    ).returncode
+def _alone(name: str) -> int:
+    start = time.monotonic()
+    print(f"== {name}", flush=True)
+    status = lint.main() if name == "lint" else subprocess.run(_command(name), cwd=ROOT, check=False, timeout=_LIMIT).returncode
+    return _told(name, status, start)
+
+
+@dataclass
+class _Running:
+    name: str
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+    start: float
+
+
+def _together(lanes: Sequence[Sequence[str]]) -> int:
+    """The output of each stage is shown when it has ended."""
+    waiting = [list(lane) for lane in lanes]
+    running: list[_Running | None] = [None] * len(waiting)
+    last_sign = time.monotonic()
+    status = 0
+    while any(running) or (status == 0 and any(waiting)):
+        for lane, current in enumerate(running):
+            if current is None and waiting[lane] and status == 0:
+                running[lane] = _started(waiting[lane].pop(0))
+            elif current is not None and _ended(current):
+                status = status or _shown(current)
+                running[lane] = None
+        if time.monotonic() - last_sign > _SIGN_OF_LIFE:
+            last_sign = time.monotonic()
+            names = ", ".join(f"{item.name} ({last_sign - item.start:.0f} s)" for item in running if item is not None)
+            print(f"== running: {names}", flush=True)
+        time.sleep(0.2)
+    return status
+
+
+def _started(name: str) -> _Running:
+    print(f"== {name}", flush=True)
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - read and closed when the stage has ended
+    return _Running(name, subprocess.Popen(_command(name), cwd=ROOT, stdout=output, stderr=output), output, time.monotonic())
+
+
+def _ended(stage: _Running) -> bool:
+    if stage.process.poll() is None and time.monotonic() - stage.start > _LIMIT:
+        stage.process.kill()
+        stage.process.wait()
+    return stage.process.poll() is not None
+
+
+def _shown(stage: _Running) -> int:
+    stage.output.seek(0)
+    print(f"== output of {stage.name}", flush=True)
+    sys.stdout.buffer.write(stage.output.read())
+    sys.stdout.flush()
+    stage.output.close()
+    return _told(stage.name, stage.process.returncode, stage.start)
+
+
+def _told(name: str, status: int, start: float) -> int:
+    print(f"== {name}: {'ok' if status == 0 else 'FAILED'} in {time.monotonic() - start:.0f} s", flush=True)
+    return status
+
+
+def _command(name: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-q", "--durations=5", *STAGES[name]]
 
 
 if __name__ == "__main__":

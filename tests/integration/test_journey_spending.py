@@ -90,6 +90,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     extra = {
         "WIREROOM_GATEWAY_LIMIT_OVERRIDES": json.dumps(overrides),
         "WIREROOM_CHAT_PROVIDERS_FILE": str(path),
+        "WIREROOM_CHAT_MAX_GENERATIONS_PER_USER": "1000",
+        "WIREROOM_CHAT_MAX_GENERATIONS_PER_TENANT": "1000",
         "WIREROOM_DATABASE_POOL_SIZE": str(POOL),
         "WIREROOM_DATABASE_MAX_OVERFLOW": "0",
     }

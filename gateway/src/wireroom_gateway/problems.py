@@ -106,7 +106,7 @@ def problem_of(error: BaseException) -> Problem:
         if error.kind is ErrorKind.UNAUTHENTICATED:
             invalid = ', error="invalid_token"' if error.code == "credential_invalid" else ""
             headers["www-authenticate"] = f'Bearer realm="wireroom"{invalid}'
-        if error.retry_after > 0 or error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.RATE_LIMITED):
+        if error.retry_after > 0 or (error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.RATE_LIMITED) and error.code != _SPENT):
             headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
         if error.code == _SPENT:
             # Asking again does not help until somebody raises the budget or the day has passed: OpenAI's SDKs obey this.

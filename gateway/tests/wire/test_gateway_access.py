@@ -34,10 +34,20 @@ def routes_of(rig: Rig) -> list[Any]:
     return [route for match in table_of(rig).matches for route in match.methods.values()]
 
 
+def _path(template: str) -> str:
+    """The route's path for some thing: ids of OpenAI's surface have their forms, all others are the services' business."""
+    file, store = f"file-{'0' * 32}", f"vs_{'0' * 32}"
+    if template.startswith("/v1/files/"):
+        return template.replace("{id}", file)
+    if template.startswith("/v1/vector_stores/"):
+        return template.replace("{id}", store).replace("{file_id}", file)
+    return template.replace("{", "").replace("}", "")
+
+
 async def ask(rig: Rig, route: Any, headers: dict[str, str]) -> tuple[int, bool]:
     """The status, and whether a service was asked."""
     rig.neighbours.calls.clear()
-    method, path = route.method, route.template.replace("{", "").replace("}", "")
+    method, path = route.method, _path(route.template)
     if method == WEBSOCKET:
         method, headers = "GET", {**headers, **HANDSHAKE}
     json = {} if method in ("POST", "PUT", "PATCH") else None

@@ -29,7 +29,7 @@ class ProviderError(WireroomError):
     cooldown: float = 0.0
 
 
-class NotCalled(WireroomError):
+class NotCalledError(WireroomError):
     """A call that was not made for want of something of ours: it says nothing of the provider, and costs nothing."""
 
 

@@ -18,6 +18,7 @@ from wireroom_chat.domain.frames import Frame, Info
 from wireroom_chat.domain.providers import Strategy
 from wireroom_chat.domain.request import CacheMode, ChatRequest, Grounding, parse_request, text_of
 from wireroom_chat.domain.terms import Terms
+from wireroom_chat.domain.token_estimate import answer_tokens
 from wireroom_chat.domain.wire import Links
 from wireroom_chat.ports.generations import Generation, Origin
 from wireroom_chat.ports.providers import ProviderDirectory
@@ -153,7 +154,7 @@ class CompleteChat:
         """
         checkpoint = opening.checkpoint
         request = parse_request(orjson.dumps(checkpoint["request"]), stream=True)
-        written, ended = _text_of(chunks)
+        written, tokens, ended = _text_of(chunks)
         async with self._runs.track(opening.generation, adopted=True) as run:
             route = (
                 _NOBODY
@@ -162,7 +163,7 @@ class CompleteChat:
             )
             last = next((item for item in route.candidates if path and item.label == path[-1]), None)
             if last is not None:
-                run.inherit(last, request.raw, written)
+                run.inherit(last, request.raw, tokens)
             if run.kept:
                 run.text.append(written)
             if ended:
@@ -362,14 +363,15 @@ def _checkpoint(request: ChatRequest, route: Route) -> Mapping[str, Any]:
     }
 
 
-def _text_of(chunks: Sequence[bytes]) -> tuple[str, str]:
-    """The text of a stream's chunks and its finish reason, if it has one."""
-    parts, ended = [], ""
+def _text_of(chunks: Sequence[bytes]) -> tuple[str, int, str]:
+    """The text of a stream's chunks, the tokens of all that was written, and its finish reason, if it has one."""
+    parts, tokens, ended = [], 0, ""
     for chunk in chunks:
         for choice in orjson.loads(chunk)["choices"]:
             parts.append(choice["delta"].get("content") or "")
+            tokens += answer_tokens(choice["delta"])
             ended = choice.get("finish_reason") or ended
-    return "".join(parts), ended
+    return "".join(parts), tokens, ended
 
 
 def _kept_modes(route: Route) -> frozenset[AnswerMode]:

@@ -12,7 +12,7 @@ from wireroom_chat.domain.answer import AnswerMode
 from wireroom_chat.domain.catalogue import BUILT_IN_PROVIDER, Route
 from wireroom_chat.domain.embeddings import EmbeddingRequest, embedding_list, parse_embedding_request
 from wireroom_chat.domain.frames import Info
-from wireroom_chat.domain.routing import NotCalled, ProviderError
+from wireroom_chat.domain.routing import NotCalledError, ProviderError
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.ports.providers import Embeddings, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.completing import PERMISSION
@@ -92,7 +92,7 @@ class EmbedTexts:
                     self._health.released(candidate, alive=isinstance(error, ProviderError))
                     raise
                 failure = error
-                if isinstance(error, NotCalled):
+                if isinstance(error, NotCalledError):
                     self._health.released(candidate, alive=False)
                     continue
                 # It was working on the answer: counted as billed, because nothing says that it is not.

@@ -16,7 +16,7 @@ from typing import Any
 
 from wireroom_chat.domain.continuation import Seam, can_continue, continuation_body
 from wireroom_chat.domain.providers import Candidate, Strategy
-from wireroom_chat.domain.routing import NotCalled, ProviderError
+from wireroom_chat.domain.routing import NotCalledError, ProviderError
 from wireroom_chat.domain.token_estimate import answer_texts, answer_tokens, text_tokens
 from wireroom_chat.ports.providers import ChatProvider, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.run import Attempt, BudgetSpent, Run
@@ -187,7 +187,7 @@ class Generator:
 
     def _note_failure(self, attempt: Attempt, error: WireroomError) -> None:
         attempt.status, attempt.error_code = "failed", error.code
-        if isinstance(error, NotCalled):
+        if isinstance(error, NotCalledError):
             self._health.released(attempt.candidate, alive=False)
             return
         if error.kind not in _MOVE_ON:

@@ -50,6 +50,6 @@ def _too_many(who: str, limit: int) -> WireroomError:
     return WireroomError(
         ErrorKind.RATE_LIMITED,
         "too_many_generations",
-        f"{who} {limit} answers under way here already, as many as may run at a time; wait until one has ended.",
+        f"{who} {limit} answers under way already, the most that may run at a time; wait until one has ended.",
         retry_after=1.0,
     )

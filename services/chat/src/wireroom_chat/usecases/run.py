@@ -173,13 +173,15 @@ class Run:
 
     async def extend(self, attempt: Attempt) -> None:
         """Set aside more for an answer that outgrows its reservation; BudgetSpent when it may grow no further."""
-        extra = max(1, self.pricing.cost(attempt.price, 0, _EXTENSION_TOKENS))
+        # A call of a tool may come as one large piece.
+        tokens = max(_EXTENSION_TOKENS, attempt.counted_out - self._covered_tokens)
+        extra = max(1, self.pricing.cost(attempt.price, 0, tokens))
         try:
             await self._reserve(extra, going_on=True)
         except BudgetSpent:
             attempt.status, attempt.error_code = "completed", "budget_spent"
             raise
-        self._covered_tokens += _EXTENSION_TOKENS
+        self._covered_tokens += tokens
 
     def micros(self) -> int:
         """What all calls so far cost."""
@@ -199,15 +201,15 @@ class Run:
             return billed[0].usage
         return usage_object(*self.tokens())
 
-    def inherit(self, candidate: Candidate, body: Mapping[str, Any], written: str) -> None:
-        """Book what a process that is gone had of a provider, as far as it is known."""
+    def inherit(self, candidate: Candidate, body: Mapping[str, Any], counted_out: int) -> None:
+        """Book what a process that is gone had of a provider, as far as it is known: the prompt, and the tokens that it sent on."""
         attempt = Attempt(
             len(self.attempts) + 1,
             candidate,
             self.pricing.price(candidate.model),
             self.clock.monotonic(),
             _prompt_tokens(body, candidate.model),
-            counted_out=text_tokens(written),
+            counted_out=counted_out,
             begun=True,
             error_code="process_lost",
         )

@@ -19,7 +19,7 @@ from wireroom_chat.adapters.providers.event_stream import event_batches
 from wireroom_chat.adapters.providers.rate_limits import exhausted_for, retry_after
 from wireroom_chat.domain.provider_address import is_refused
 from wireroom_chat.domain.provider_timeouts import ProviderTimeouts
-from wireroom_chat.domain.routing import NotCalled, ProviderError
+from wireroom_chat.domain.routing import NotCalledError, ProviderError
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 
@@ -205,7 +205,7 @@ class ProviderHttp:
             async with asyncio.timeout(self._sessions.wait):
                 await self._places.acquire()
         except TimeoutError:
-            raise NotCalled(
+            raise NotCalledError(
                 ErrorKind.UNAVAILABLE,
                 "provider_connections_exhausted",
                 f"All connections to the provider '{self.name}' are in use; try again.",
