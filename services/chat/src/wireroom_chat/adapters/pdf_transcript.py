@@ -1,6 +1,6 @@
 """A session as a PDF. CPU work: call it off the event loop.
 
-DejaVu Sans comes with the file: Latin, Greek, Cyrillic, Armenian, Georgian and symbols. Chinese, Japanese and Korean use standard fonts that
+DejaVu Sans comes with the file: Latin, Greek, Cyrillic, Armenian, Georgian, symbols. Chinese, Japanese and Korean use standard fonts that
 viewers bring along for them, which are named in the file and not embedded. Other characters become U+FFFD. Scripts that run from right
 to left are not shaped: their letters stand separately, from left to right.
 """

@@ -75,9 +75,11 @@ def emi(principal: Decimal, annual_percent: Decimal, months: int) -> Decimal:
     # A rate so small that it is lost in 50 digits is no rate.
     if growth == 1:
         return cents(context.divide(principal, Decimal(months)))
-    return cents(
+    level = cents(
         context.divide(context.multiply(context.multiply(principal, rate), growth), context.subtract(growth, Decimal(1)))
     )
+    # Rounded down it could be a cent less than the first month's interest, and the debt would grow.
+    return max(level, cents(context.multiply(principal, rate)))
 
 
 def schedule(principal: Decimal, annual_percent: Decimal, months: int) -> Schedule:
