@@ -139,7 +139,7 @@ class Installation:
 
     def thing(self, kind: str, *, fresh: bool) -> str:
         """Something of the operator's tenant; `fresh` for what may be used up."""
-        if kind in {"provider", "model"}:
+        if kind in {"provider", "model", "tool"}:
             return self.world.things[kind]
         if fresh:
             return self.mine.make(kind)
