@@ -64,7 +64,8 @@ def _together(lanes: Sequence[Sequence[str]]) -> int:
             if current is None and waiting[lane] and status == 0:
                 running[lane] = _started(waiting[lane].pop(0))
             elif current is not None and _ended(current):
-                status = status or _shown(current)
+                shown = _shown(current)
+                status = status or shown
                 running[lane] = None
         if time.monotonic() - last_sign > _SIGN_OF_LIFE:
             last_sign = time.monotonic()
