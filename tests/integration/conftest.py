@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,12 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session", params=list(Deployment), ids=lambda deployment: deployment.value)
 def installation(request: pytest.FixtureRequest, news_site: Site, collector: Collector) -> Iterator[Installation]:
-    extra = {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": news_site.address, "WIREROOM_OTLP_ENDPOINT": collector.endpoint}
+    extra = {
+        "WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": news_site.address,
+        "WIREROOM_OTLP_ENDPOINT": collector.endpoint,
+        # All journeys sign in from one address, more often than five times a minute.
+        "WIREROOM_GATEWAY_LIMIT_OVERRIDES": json.dumps({"auth.ip": 500}),
+    }
     with deploy(request.param, extra) as running:
         yield Installation(running, news_site, sign_up(running), Api(running.base_url))
 
