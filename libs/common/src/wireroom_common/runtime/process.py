@@ -30,6 +30,7 @@ from wireroom_common.runtime.status import register_status
 
 # Beyond the drain time, for what has to be closed after the work is done.
 _STOP_MARGIN = 10.0
+_CANCEL_AGAIN = 0.5
 _DATABASE_WAIT = 60.0
 _INBOX_KEPT = timedelta(days=14)
 # Longer than any gateway answers a repeated request from its store.
@@ -252,6 +253,10 @@ class Process:
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
+    """Again and again: a client of a server has been seen to swallow a cancellation while it connects."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
     await asyncio.gather(*tasks, return_exceptions=True)
