@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,11 +15,33 @@ GENERATED_PATTERNS = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi"
 
 
 def generate(out: Path) -> list[Path]:
-    """Write the generated files below `out`, remove generated files whose source is gone, return what stands there."""
-    for pattern in GENERATED_PATTERNS:
-        for stale in out.rglob(pattern):
-            stale.unlink()
+    """Bring the generated files below `out` up to date, remove those whose source is gone, return what stands there.
+
+    Files that did not change are left alone and the others replaced whole: what imports them meanwhile sees the old or the new ones.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".generated-") as fresh_folder:
+        fresh = Path(fresh_folder)
+        _compile(fresh)
+        made = {path.relative_to(fresh) for pattern in GENERATED_PATTERNS for path in fresh.rglob(pattern)}
+        for relative in sorted(made):
+            target = out / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists() or target.read_bytes() != (fresh / relative).read_bytes():
+                (fresh / relative).replace(target)
+    standing = {path.relative_to(out) for pattern in GENERATED_PATTERNS for path in out.rglob(pattern)}
+    for stale in standing - made:
+        (out / stale).unlink()
+    for folder in {(out / relative).parent for relative in made}:
+        for package in (folder, *folder.parents):
+            if package == out:
+                break
+            (package / "__init__.py").touch()
+    (out / "wireroom_protos" / "py.typed").touch()
+    return sorted(out / relative for relative in made)
+
+
+def _compile(out: Path) -> None:
     protos = sorted(str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.proto"))
     command = [
         sys.executable,
@@ -34,13 +57,6 @@ def generate(out: Path) -> list[Path]:
         *protos,
     ]
     subprocess.run(command, cwd=SOURCES, check=True, timeout=120, capture_output=True)
-    for folder in {path.parent for path in out.rglob("*_pb2.py")}:
-        for package in (folder, *folder.parents):
-            if package == out:
-                break
-            (package / "__init__.py").touch()
-    (out / "wireroom_protos" / "py.typed").touch()
-    return sorted(path for pattern in GENERATED_PATTERNS for path in out.rglob(pattern))
 
 
 if __name__ == "__main__":
