@@ -59,6 +59,12 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @dataclass
 class Running:
     """A started Wireroom."""

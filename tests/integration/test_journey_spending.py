@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from api import Api, wait_for
 from conftest import sign_up
-from harness import Deployment, Running, deploy, free_port
+from harness import Deployment, Running, deploy, free_port, listens
 from psycopg.rows import dict_row
 
 QUESTION = "What is the capital of France?"
@@ -299,7 +299,9 @@ def test_native_stream_goes_on_at_another_gateway_when_its_own_is_killed(world: 
 
 def test_openai_stream_goes_on_when_its_chat_process_is_killed(world: World) -> None:
     world.forget()
-    world.script(tokens=TOKENS, token_delay=0.05)
+    # Long enough for a process to start meanwhile.
+    tokens = [f"word{number} " for number in range(1200)]
+    world.script(tokens=tokens, token_delay=0.05)
     running = world.running
     first, second, port = free_port(), free_port(), free_port()
     targets = f"grpc:ipv4:127.0.0.1:{first},127.0.0.1:{second}"
@@ -325,7 +327,7 @@ def test_openai_stream_goes_on_when_its_chat_process_is_killed(world: World) -> 
                     if "chat-3" not in running.processes and received.count(b"word") >= 5:
                         # What goes on must be continued by somebody: from here on the provider has the rest only.
                         running.start("chat", name="chat-3", extra={"WIREROOM_RPC_LISTEN": f"grpc://127.0.0.1:{second}"})
-                    if "chat-2" in running.processes and received.count(b"word") >= 60:
+                    if "chat-2" in running.processes and received.count(b"word") >= 60 and listens(second):
                         for provider in (world.a, world.b):
                             provider.post("/script", {"tokens": ["<rest>"], "prompt_tokens": PROMPT_TOKENS})
                         running.kill("chat-2")
@@ -338,8 +340,8 @@ def test_openai_stream_goes_on_when_its_chat_process_is_killed(world: World) -> 
         assert received.count(b'"finish_reason":"stop"') == 1
         written, _, rest = text.partition("<rest>")
         assert rest == ""
-        assert written == "".join(TOKENS[: written.count("word")])
-        assert 60 <= written.count("word") < len(TOKENS)
+        assert written == "".join(tokens[: written.count("word")])
+        assert 60 <= written.count("word") < len(tokens)
         [generation] = list(world.rows("SELECT * FROM chat.generations WHERE origin_kind = 'openai'"))
         assert generation["status"] == "completed"
         parts = [row for row in world.usage() if row["generation_id"] == generation["id"]]
