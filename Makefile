@@ -18,7 +18,7 @@ run: setup ## Set everything up and run Wireroom on this machine (no Docker, roo
 demo: setup ## Serve the sample feed and documents for the tour
 	@$(BIN)/wireroom demo
 
-test: setup ## Set everything up and run every check and test, quickest first
+test: setup ## Set everything up and run every check and test
 	@$(BIN)/python scripts/run_tests.py
 
 lint: setup ## Style, types, architecture rules, generated code and lock freshness

@@ -1,4 +1,4 @@
-"""Every check and test, quickest first, with progress; `run_tests.py STAGE …` runs only those stages, one after the other."""
+"""Every check and test: lint first, then lanes side by side, with progress; `run_tests.py STAGE …` runs only those, in turn."""
 
 from __future__ import annotations
 
