@@ -20,7 +20,8 @@ STAGES: dict[str, Sequence[str]] = {
     # Two workers: most of these tests wait for servers and locks. Each worker has servers of its own.
     "unit": ["-n", "2", "--dist", "loadfile", "tests/launcher", "tests/reference", "deploy", *MEMBERS, "-k", "not contract"],
     "contract": [*MEMBERS, "-k", "contract"],
-    "integration": ["tests/integration"],
+    # The first test of a module waits for its installation, six processes that start beside everything else.
+    "integration": ["tests/integration", "--timeout=300"],
     # Apart, because each folder's tests share one conftest.
     "clients": ["tests/clients"],
     "security": ["tests/security"],
