@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run demo test lint format protos lock unit contract integration clients security bench bench-gateway bench-chat bench-limits bench-websockets reference clean
+.PHONY: help setup run demo test lint format protos lock unit contract integration citations clients security bench bench-gateway bench-chat bench-limits bench-websockets bench-retrieval bench-citations bench-index bench-ingest reference clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ protos: setup ## Regenerate the code of protos/
 lock: setup ## Resolve requirements.lock anew
 	@$(BIN)/python scripts/lock.py
 
-unit contract integration clients security: setup
+unit contract integration citations clients security: setup
 	@$(BIN)/python scripts/run_tests.py $@
 
 bench-gateway: setup ## The gateway's hot path beside nginx and a naive gateway, in one run
@@ -50,6 +50,18 @@ bench-limits: setup ## Ten minutes of random load on four replicas: does any win
 
 bench-websockets: setup ## Memory of the gateway per open WebSocket, and the time of a ping beside them
 	@$(BIN)/python scripts/bench_websockets.py
+
+bench-retrieval: setup ## nDCG and recall of words, vectors and both on the judged collections in WIREROOM_TEST_DATA
+	@$(BIN)/python services/rag/benchmarks/retrieval_quality.py --model-dir .build/models
+
+bench-index: setup ## Retrieval from 100,000 chunks: times, recall, build time, size (CHUNKS=1000000 for a million)
+	@$(BIN)/python scripts/bench_index.py --chunks $(or $(CHUNKS),100000)
+
+bench-ingest: setup ## Reading and indexing of documents per CPU second, and whether the process answers during large uploads
+	@$(BIN)/python scripts/bench_ingest.py
+
+bench-citations: setup ## How often quoted answers abstain where the sources are about something else
+	@$(BIN)/python scripts/bench_citations.py
 
 bench: setup ## Measure what docs/benchmarks.md reports
 	@$(BIN)/python scripts/bench.py

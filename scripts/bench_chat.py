@@ -25,7 +25,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
 
-from bench_gateway import LOAD_CORE, PLENTY, SCOPES, SERVER_CORE, Round, Side, cpu_seconds, load, pin, resident_mb, sign_in
+from bench_gateway import (
+    LOAD_CORE,
+    PLENTY,
+    SCOPES,
+    SERVER_CORE,
+    Round,
+    Side,
+    answers,
+    cpu_seconds,
+    load,
+    ordinary_gateway,
+    pin,
+    resident_mb,
+    sign_in,
+)
 from harness import Deployment, deploy, free_port
 from peers.fast_upstream import TOKENS
 
@@ -135,21 +149,26 @@ def main() -> int:
         headers = {"authorization": f"Bearer {sign_in(running)}"}
         pids = (running.processes["gateway"].pid, running.processes["chat"].pid)
         ours = Chain("gateway and chat", f"{running.base_url}/v1/chat/completions", pids[0], headers, pids)
+        ordinary_url, ordinary_pid = ordinary_gateway(running)
+        answers(f"{ordinary_url}/v1/models", headers)
+        ordinary_pids = (ordinary_pid, pids[1])
+        ordinary = Chain("the same, plain gRPC", f"{ordinary_url}/v1/chat/completions", ordinary_pid, headers, ordinary_pids)
         peer = stack.enter_context(nginx_before(folder, port))
+        sides = (ours, ordinary, peer)
         for process in psutil.Process().children(recursive=True):
-            pin(process.pid, SERVER_CORE if process.pid in {*pids, peer.pid} else LOAD_CORE)
+            pin(process.pid, SERVER_CORE if process.pid in {*pids, ordinary_pid, peer.pid} else LOAD_CORE)
         for stream in (False, True):
             lua = script(folder, stream=stream)
-            results: dict[str, list[Round]] = {ours.name: [], peer.name: []}
-            for side in (ours, peer):
+            results: dict[str, list[Round]] = {side.name: [] for side in sides}
+            for side in sides:
                 round_of(side, options.connections, 1, lua)
             for _ in range(options.rounds):
-                for side in (ours, peer):
+                for side in sides:
                     results[side.name].append(round_of(side, options.connections, options.seconds, lua))
             unit, factor = ("tokens", TOKENS) if stream else ("requests", 1)
             print(f"{'streams of 200 tokens' if stream else 'whole answers'}, {options.connections} connections")
             reference = statistics.median(entry.per_core for entry in results[ours.name])
-            for side in (ours, peer):
+            for side in sides:
                 per_core = statistics.median(entry.per_core for entry in results[side.name])
                 print(
                     f"{side.name:20} {per_core * factor:9.0f} {unit} per CPU second ({1e6 / per_core / factor:8.1f} µs each),"

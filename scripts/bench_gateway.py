@@ -1,7 +1,8 @@
 """The hot path beside its peers, in one run: requests per second of CPU time of the gateway process, and the ratios.
 
 `GET /v1/models` through the six processes (TLS off): token, rate limits in Valkey, headers, one gRPC call. Peers: nginx (one worker) as a
-proxy for an answer of the same size, and `peers/naive_gateway.py`. Needs nginx and wrk (Debian packages of these names).
+proxy for an answer of the same size, `peers/naive_gateway.py`, and the same gateway with calls that share no stream. Needs nginx and
+wrk (Debian packages of these names).
 Each server is pinned to one core and the load to another; rounds alternate; a round with one wrong answer ends the run.
 """
 
@@ -153,6 +154,14 @@ def naive(running: Running, token: str) -> Iterator[Side]:
         process.wait(20)
 
 
+def ordinary_gateway(running: Running) -> tuple[str, int]:
+    """Another gateway of the installation, whose calls are gRPC calls of their own: its address and process."""
+    port = free_port()
+    extra = {"WIREROOM_GATEWAY_PORT": str(port), "WIREROOM_GATEWAY_TLS_PORT": "0", "WIREROOM_RPC_MULTIPLEXED": "false"}
+    running.start("gateway", name="ordinary-gateway", extra=extra)
+    return f"http://127.0.0.1:{port}", running.processes["ordinary-gateway"].pid
+
+
 def answers(url: str, headers: dict[str, str]) -> str:
     """The body, once the server answers 200."""
     deadline = time.monotonic() + 30
@@ -194,7 +203,10 @@ def main() -> int:
         headers = {"authorization": f"Bearer {token}"}
         ours = Side("Wireroom gateway", f"{running.base_url}/v1/models", running.processes["gateway"].pid, headers)
         body = answers(ours.url, headers)
-        sides = [ours, stack.enter_context(nginx(running.folder, body)), stack.enter_context(naive(running, token))]
+        ordinary_url, ordinary_pid = ordinary_gateway(running)
+        ordinary = Side("the same, plain gRPC", f"{ordinary_url}/v1/models", ordinary_pid, headers)
+        answers(ordinary.url, headers)
+        sides = [ours, ordinary, stack.enter_context(nginx(running.folder, body)), stack.enter_context(naive(running, token))]
         for side in sides:
             pin(side.pid, SERVER_CORE)
         tested = {side.pid for side in sides}

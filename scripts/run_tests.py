@@ -22,12 +22,13 @@ STAGES: dict[str, Sequence[str]] = {
     "contract": [*MEMBERS, "-k", "contract"],
     # The first test of a module waits for its installation, six processes that start beside everything else.
     "integration": ["tests/integration", "--timeout=300"],
-    # Apart, because each folder's tests share one conftest.
+    # Apart, because each folder's tests share one conftest. Citations: chat and rag together, without a gateway.
+    "citations": ["tests/citations"],
     "clients": ["tests/clients"],
     "security": ["tests/security"],
 }
 # Stages that wait more than they work run beside each other: a lane's stages one after the other, the lanes together.
-LANES = (("integration",), ("unit", "contract", "clients", "security"))
+LANES = (("integration",), ("unit", "contract", "citations", "clients", "security"))
 _LIMIT = 3000
 _SIGN_OF_LIFE = 60
 

@@ -188,6 +188,7 @@ async def rotate_signing_key(runtime: RuntimeSettings, env_file: Path) -> tuple[
 async def rotate_master_secret(runtime: RuntimeSettings, new_file: Path | None) -> str:
     """Seal everything anew; a sentence that says what was done and what is to do. May be repeated after it was interrupted."""
     from wireroom_auth.master_secret import reseal  # noqa: PLC0415 - only this command needs it
+    from wireroom_chat.master_secret import reseal as reseal_provider_keys  # noqa: PLC0415 - as above
 
     kept = kept_master_secret(runtime)
     given = runtime.master_secret is not None or runtime.master_secret_file is not None
@@ -201,13 +202,17 @@ async def rotate_master_secret(runtime: RuntimeSettings, new_file: Path | None) 
         raise OperatorError("The new master secret is the present one.")
     with servers(runtime) as started:
         resealed = await reseal(_auth_url(started), old, new)
-    count = sum(resealed.changed.values())
+        provider_keys = await reseal_provider_keys(_auth_url(started), old, new)
+    count = sum(resealed.changed.values()) + provider_keys.changed
+    left = ""
+    if provider_keys.unreadable:
+        left = f" These provider keys could not be opened with the old one either, set them anew: {', '.join(provider_keys.unreadable)}."
     if new_file is None:
         waiting.replace(kept)
-        return f"{count} values are sealed under the new master secret, which stands in {kept}."
+        return f"{count} values are sealed under the new master secret, which stands in {kept}.{left}"
     return (
-        f"{count} values are sealed under the secret in {new_file}: give it to the auth service"
-        " (WIREROOM_MASTER_SECRET_FILE), start it, then destroy the old one."
+        f"{count} values are sealed under the secret in {new_file}: give it to the auth and chat services"
+        f" (WIREROOM_MASTER_SECRET_FILE), start them, then destroy the old one.{left}"
     )
 
 

@@ -249,6 +249,7 @@ def test_embeddings_are_settled_like_completions(served: Served) -> None:
 
 def test_the_built_in_embedding_model(served: Served) -> None:
     client = served.sdk()
+    assert client.models.retrieve("minilm-l6-v2").model_dump()["type"] == "embedding"
     answer = client.embeddings.create(model="minilm-l6-v2", input=["The harbour master", "The master of the harbour", "Tax law"])
     first, second, other = (entry.embedding for entry in answer.data)
     assert {len(first), len(second), len(other)} == {384}

@@ -159,6 +159,12 @@ TABLE: Mapping[str, Act] = {
     "POST /api/v1/documents": Act(202, upload=True),
     "GET /api/v1/documents/{id}": Act(things=_ONE, reach=_TENANT),
     "GET /api/v1/documents/{id}/status": Act(things=_ONE, reach=_TENANT),
+    "GET /api/v1/documents/{id}/events": Act(things=_ONE, reach=_TENANT),
+    "GET /api/v1/documents/{id}/chunks": Act(things=_ONE, reach=_TENANT),
+    "GET /api/v1/documents/{id}/content": Act(things=_ONE, reach=_TENANT),
+    # The document is indexed: there is nothing to try again or to cancel.
+    "POST /api/v1/documents/{id}/retry": Act(409, things=_ONE, reach=_TENANT, others_need="collections:manage"),
+    "POST /api/v1/documents/{id}/cancel": Act(409, things=_ONE, reach=_TENANT, others_need="collections:manage"),
     "DELETE /api/v1/documents/{id}": Act(204, things=_ONE, reach=_TENANT, others_need="collections:manage"),
     # A private collection is its owner's, and those who manage all collections reach it, too.
     "GET /api/v1/collections": Act(),
@@ -171,8 +177,27 @@ TABLE: Mapping[str, Act] = {
     "DELETE /api/v1/collections/{id}/documents/{document_id}": Act(
         204, things={**_SHARED, "document_id": "member"}, reach=_TENANT, others_need=_ALL_COLLECTIONS
     ),
+    "GET /api/v1/collections/{id}/acl": Act(things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "PUT /api/v1/collections/{id}/acl": Act(body={"public": True}, things=_SHARED, reach=_TENANT, others_need="acl:manage"),
+    "GET /api/v1/collections/{id}/limits": Act(things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "PUT /api/v1/collections/{id}/limits": Act(
+        body={"retention_days": 400}, things=_SHARED, reach=_TENANT, others_need=_ALL_COLLECTIONS
+    ),
+    "PUT /api/v1/documents/{id}/access": Act(body={"access": "tenant"}, things=_ONE, reach=_TENANT, others_need=_ALL_COLLECTIONS),
+    "GET /api/v1/documents/{id}/versions": Act(things=_ONE, reach=_TENANT),
+    "GET /api/v1/privacy/receipts": Act(),
+    "GET /api/v1/privacy/receipts/{id}": Act(things={"id": "receipt"}, reach=_TENANT),
+    "GET /api/v1/index": Act(),
+    # Nothing is being built: the one who may learns that.
+    "DELETE /api/v1/index/reindex": Act(409),
+    "POST /api/v1/index/reindex": Act(202, {}),
+    "POST /api/v1/collections/{id}/reindex": Act(202, {}, things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS),
     "GET /api/v1/citations/{id}": Act(things={"id": "citation"}, reach=_TENANT),
     "POST /api/v1/rag/query": Act(body={"query": "agreement of the harbour, pilot and tide table"}),
+    "POST /api/v1/rag/answer": Act(body={"question": "Which pilot does the harbour agreement name?", "model": "extractive"}),
+    "POST /api/v1/rag/answer/stream": Act(
+        body={"question": "Which pilot does the harbour agreement name?", "model": "extractive"}
+    ),
     # News
     "GET /api/v1/feeds": Act(),
     "POST /api/v1/feeds": Act(400, {"url": "http://127.0.0.1:1/feed.xml"}),

@@ -167,6 +167,17 @@ class World:
         assert reply.status == 200, reply.body
         return name
 
+    def new_receipt(self) -> str:
+        """Of a user who is erased for it."""
+        user = self.new_user()
+        assert self.owner.api.call("DELETE", f"/api/v1/admin/users/{user}").status == 204
+
+        def signed() -> Any:
+            receipts = self.owner.api.get("/api/v1/privacy/receipts")["receipts"]
+            return [entry["id"] for entry in receipts if entry["signature"] and user in entry["content"]]
+
+        return str(wait_for(signed)[0])
+
     def new_tenant(self) -> str:
         return str(self.operator.api.post("/api/v1/admin/tenants", {"name": f"t{next(_serial)}"})["id"])
 
@@ -269,6 +280,7 @@ def build(running: Running, site: Site) -> World:
         "message",
         "assistant",
         "artefact",
+        "receipt",
     ):
         world.things[kind] = world.make(kind)
     world.things["model"], world.things["provider"] = "extractive", "none"

@@ -24,6 +24,7 @@ def world() -> Iterator[World]:
             "WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": site.address,
             "WIREROOM_GATEWAY_LIMITS_ENABLED": "false",
             "WIREROOM_GATEWAY_TOKEN_LEEWAY": "0",
+            "WIREROOM_RAG_PURGE_SECONDS": "0.5",
             "WIREROOM_AUTH_ACCESS_TOKEN_SECONDS": str(TOKEN_SECONDS),
         }
         with deploy(Deployment.EMBEDDED, extra) as running:

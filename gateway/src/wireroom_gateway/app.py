@@ -16,7 +16,7 @@ from wireroom_gateway.access import Body, RouteTable
 from wireroom_gateway.client_address import ClientAddresses
 from wireroom_gateway.dispatch import Dispatch
 from wireroom_gateway.documentation import Documentation
-from wireroom_gateway.idempotency.store import AnswerStore
+from wireroom_gateway.idempotency.store import SOURCE_EVENTS, AnswerStore
 from wireroom_gateway.identity.api_keys import ApiKeyVerifier
 from wireroom_gateway.identity.jwks import JwksCache
 from wireroom_gateway.identity.request_signatures import RequestSignatures
@@ -61,8 +61,10 @@ from wireroom_gateway.routes.chat.streaming import add_streaming_routes
 from wireroom_gateway.routes.chat.tools import add_tool_routes
 from wireroom_gateway.routes.chat.turns import add_turn_routes
 from wireroom_gateway.routes.collections import add_collection_routes
+from wireroom_gateway.routes.document_access import add_document_access_routes
 from wireroom_gateway.routes.documents import add_document_routes
 from wireroom_gateway.routes.health import add_health_routes
+from wireroom_gateway.routes.index import add_index_routes
 from wireroom_gateway.routes.ip_blocks import add_ip_block_routes
 from wireroom_gateway.routes.meta import add_meta_routes
 from wireroom_gateway.routes.monitoring import add_monitoring_routes
@@ -70,7 +72,9 @@ from wireroom_gateway.routes.news import add_news_routes
 from wireroom_gateway.routes.openai.files import add_file_routes
 from wireroom_gateway.routes.openai.routes import OPENAPI, add_openai_routes
 from wireroom_gateway.routes.openai.vector_stores import add_vector_store_routes
+from wireroom_gateway.routes.processing import add_processing_routes
 from wireroom_gateway.routes.providers import add_offered_model_routes, add_provider_routes
+from wireroom_gateway.routes.retrieval import add_retrieval_routes
 from wireroom_gateway.routes.security import add_security_routes
 from wireroom_gateway.routes.signing_keys import add_signing_key_routes
 from wireroom_gateway.routes.usage import add_usage_routes
@@ -136,6 +140,12 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
             keepalive=settings.keepalive_seconds,
         ),
     )
+    answers = AnswerStore(
+        infra.redis(),
+        keep=settings.idempotency_seconds,
+        lease=settings.idempotency_lease_seconds,
+        timeout=settings.limit_store_timeout,
+    )
     api = application(settings, infra, services, keys, readiness, sockets=lambda: sockets)
     table = RouteTable(api.router.routes)
     app: ASGIApp = assemble(
@@ -171,12 +181,7 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
                 "block_score": settings.threat_block_score,
             },
             Idempotency: {
-                "store": AnswerStore(
-                    infra.redis(),
-                    keep=settings.idempotency_seconds,
-                    lease=settings.idempotency_lease_seconds,
-                    timeout=settings.limit_store_timeout,
-                ),
+                "store": answers,
                 "metrics": metrics,
             },
             BlockedAddresses: {"gate": gate},
@@ -191,6 +196,7 @@ def build(settings: GatewaySettings, infra: Infra) -> Service:
             Subscription("gateway.api_keys", broadcast=verifiers["keys"].on_event, types=_KEY_EVENTS),
             Subscription("gateway.jwks", broadcast=keys.on_event, types=frozenset({"auth.signing_key.rotated"})),
             Subscription("gateway.blocks", broadcast=blocks.on_event, types=BLOCK_EVENTS),
+            Subscription("gateway.answers", broadcast=answers.on_event, types=SOURCE_EVENTS),
         ],
         # The first run must not hold up the start: `auth` may come later.
         periodic=[
@@ -283,6 +289,10 @@ def application(
         max_upload_bytes=settings.max_upload_bytes,
     )
     add_collection_routes(api, services, timeout=settings.rpc_timeout)
+    add_document_access_routes(api, services, timeout=settings.rpc_timeout)
+    add_processing_routes(api, services, waiting, timeout=settings.rpc_timeout, download_timeout=settings.upload_timeout)
+    add_retrieval_routes(api, services, waiting, timeout=settings.rpc_timeout)
+    add_index_routes(api, services, timeout=settings.rpc_timeout)
     add_file_routes(
         api,
         services,

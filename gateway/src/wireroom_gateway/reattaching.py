@@ -68,13 +68,12 @@ class Reattaching:
         self._call.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        tail = self._tail
         error: Exception
         try:
             async for part in self._call:
                 if not self._stream_id:
-                    self._stream_id = self._frames_of(part)[0].info.completion_id
-                tail.append(part)
+                    self._stream_id = self._name_of(part)
+                self._note(part)
                 yield part
         except asyncio.CancelledError:
             if not self._is_lost(None):
@@ -126,14 +125,65 @@ class Reattaching:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _frames(self) -> AsyncIterator[StreamFrame]:
-        frames = [frame for part in self._tail for frame in self._frames_of(part)][-_TAIL:]
+    def _name_of(self, part: Any) -> str:
+        frames = self._frames_of(part)
+        return str(frames[0].info.completion_id) if frames else ""
+
+    def _note(self, part: Any) -> None:
+        self._tail.append(part)
+
+    def _last_frames(self) -> list[StreamFrame]:
+        return [frame for part in self._tail for frame in self._frames_of(part)][-_TAIL:]
+
+    async def _frames(self) -> AsyncIterator[Any]:
+        frames = self._last_frames()
         after = frames[-1].seq if frames else self._after
         request = ResumeRequest(stream_id=self._stream_id, after_seq=after, tail=frames)
         call = self._call = self._streams.Resume(request, timeout=self._timeout)
         async for response in call:
-            self._tail.append(self._part_of(response.frame))
+            self._note(self._part_of(response.frame))
             yield response.frame
+
+
+class ReattachingMade(Reattaching):
+    """For parts that are made of a stream's frames and bring them along (`frames`): another replica makes the rest of them.
+
+    `again`: asks for the parts after those that count (`counts`), from the stream's name, their number and the last frames.
+    """
+
+    def __init__(
+        self,
+        call: Any,
+        streams: conversation_pb2_grpc.StreamServiceAsyncStub,
+        *,
+        again: Callable[[str, int, list[StreamFrame]], Any],
+        counts: Callable[[Any], bool],
+        timeout: float,
+    ) -> None:
+        super().__init__(
+            call,
+            streams,
+            frames_of=lambda part: list(part.frames),
+            part_of=lambda part: part,
+            timeout=timeout,
+            ends_silently=True,
+        )
+        self._again = again
+        self._counts = counts
+        self._known = 0
+
+    def _note(self, part: Any) -> None:
+        self._known += self._counts(part)
+        super()._note(part)
+
+    def _is_lost(self, error: WireroomError | None) -> bool:
+        return super()._is_lost(error) and bool(self._last_frames())
+
+    async def _frames(self) -> AsyncIterator[Any]:
+        call = self._call = self._again(self._stream_id, self._known, self._last_frames())
+        async for part in call:
+            self._note(part)
+            yield part
 
 
 def chunk_stream(call: Any, streams: conversation_pb2_grpc.StreamServiceAsyncStub, timeout: float) -> Reattaching:

@@ -22,7 +22,7 @@ from wireroom_protos.chat.v1 import (
 from wireroom_protos.common.v1 import status_pb2_grpc
 from wireroom_protos.monitoring.v1 import monitoring_pb2_grpc
 from wireroom_protos.news.v1 import news_pb2_grpc
-from wireroom_protos.rag.v1 import collections_pb2_grpc, rag_pb2_grpc
+from wireroom_protos.rag.v1 import access_pb2_grpc, collections_pb2_grpc, generations_pb2_grpc, processing_pb2_grpc, rag_pb2_grpc
 
 NAMES = ("auth", "chat", "rag", "news", "monitoring")
 
@@ -52,7 +52,11 @@ class Services:
     responses: responses_pb2_grpc.ResponseServiceAsyncStub
     documents: rag_pb2_grpc.DocumentServiceAsyncStub
     retrieval: rag_pb2_grpc.RetrievalServiceAsyncStub
+    processing: processing_pb2_grpc.ProcessingServiceAsyncStub
     collections: collections_pb2_grpc.CollectionServiceAsyncStub
+    indexes: generations_pb2_grpc.IndexServiceAsyncStub
+    document_access: access_pb2_grpc.AccessServiceAsyncStub
+    receipts: access_pb2_grpc.ReceiptServiceAsyncStub
     feeds: news_pb2_grpc.FeedServiceAsyncStub
     news: news_pb2_grpc.NewsServiceAsyncStub
     metrics: monitoring_pb2_grpc.MetricsServiceAsyncStub
@@ -84,7 +88,11 @@ def connect(channel: Callable[[str], grpc.aio.Channel]) -> Services:
         responses=responses_pb2_grpc.ResponseServiceStub(channel("chat")),
         documents=rag_pb2_grpc.DocumentServiceStub(channel("rag")),
         retrieval=rag_pb2_grpc.RetrievalServiceStub(channel("rag")),
+        processing=processing_pb2_grpc.ProcessingServiceStub(channel("rag")),
         collections=collections_pb2_grpc.CollectionServiceStub(channel("rag")),
+        indexes=generations_pb2_grpc.IndexServiceStub(channel("rag")),
+        document_access=access_pb2_grpc.AccessServiceStub(channel("rag")),
+        receipts=access_pb2_grpc.ReceiptServiceStub(channel("rag")),
         feeds=news_pb2_grpc.FeedServiceStub(channel("news")),
         news=news_pb2_grpc.NewsServiceStub(channel("news")),
         metrics=monitoring_pb2_grpc.MetricsServiceStub(channel("monitoring")),

@@ -34,7 +34,16 @@ from wireroom_protos.chat.v1 import (
 from wireroom_protos.common.v1 import status_pb2, status_pb2_grpc
 from wireroom_protos.monitoring.v1 import monitoring_pb2, monitoring_pb2_grpc
 from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
-from wireroom_protos.rag.v1 import collections_pb2, collections_pb2_grpc, rag_pb2, rag_pb2_grpc
+from wireroom_protos.rag.v1 import (
+    access_pb2,
+    access_pb2_grpc,
+    collections_pb2,
+    collections_pb2_grpc,
+    processing_pb2,
+    processing_pb2_grpc,
+    rag_pb2,
+    rag_pb2_grpc,
+)
 
 PUBLIC = frozenset(
     f"/wireroom_protos.auth.v1.{name}"
@@ -85,7 +94,10 @@ SERVICES: dict[str, list[tuple[Any, Any, str]]] = {
     "rag": [
         (rag_pb2, rag_pb2_grpc, "DocumentService"),
         (rag_pb2, rag_pb2_grpc, "RetrievalService"),
+        (processing_pb2, processing_pb2_grpc, "ProcessingService"),
         (collections_pb2, collections_pb2_grpc, "CollectionService"),
+        (access_pb2, access_pb2_grpc, "AccessService"),
+        (access_pb2, access_pb2_grpc, "ReceiptService"),
         _STATUS,
     ],
     "news": [(news_pb2, news_pb2_grpc, "FeedService"), (news_pb2, news_pb2_grpc, "NewsService"), _STATUS],

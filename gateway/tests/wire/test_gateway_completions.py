@@ -257,14 +257,16 @@ async def test_stream_must_be_true_or_false(rig: Rig, value: Any) -> None:
 
 async def test_models_have_openais_form_and_names_with_slashes(rig: Rig) -> None:
     async def models(_request: Any) -> chat_pb2.ListModelsResponse:
-        entries = [chat_pb2.Model(id=name, owned_by="wireroom", created=1) for name in ("extractive", "vendor/large")]
+        kinds = {"extractive": "chat", "vendor/large": "embedding"}
+        entries = [chat_pb2.Model(id=name, owned_by="wireroom", created=1, type=kind) for name, kind in kinds.items()]
         return chat_pb2.ListModelsResponse(models=entries)
 
     rig.neighbours.answers["ListModels"] = models
     async with sdk(rig, "llm:invoke") as client:
         assert [model.id async for model in client.models.list()] == ["extractive", "vendor/large"]
     async with rig.session.get("/v1/models/vendor/large", headers=rig.bearer("llm:invoke")) as reply:
-        assert (await reply.json())["id"] == "vendor/large"
+        found = await reply.json()
+        assert (found["id"], found["type"]) == ("vendor/large", "embedding")
     async with rig.session.get("/v1/models/none", headers=rig.bearer("llm:invoke")) as reply:
         assert reply.status == 404
         assert (await reply.json())["error"]["code"] == "model_not_found"

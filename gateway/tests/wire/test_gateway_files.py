@@ -101,19 +101,7 @@ async def test_a_file_that_is_not_there_is_an_openai_error(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "code"),
     [
-        ("/v1/vector_stores", {"expires_after": {"anchor": "last_active_at", "days": 3}}, "expiry_unsupported"),
         ("/v1/vector_stores", {"chunking_strategy": {"type": "static", "static": {}}}, "chunking_unsupported"),
-        (f"/v1/vector_stores/{STORE}", {"expires_after": {"anchor": "last_active_at", "days": 3}}, "expiry_unsupported"),
-        (
-            f"/v1/vector_stores/{STORE}/search",
-            {"query": "q", "filters": {"type": "ne", "key": "a", "value": 1}},
-            "filter_unsupported",
-        ),
-        (
-            f"/v1/vector_stores/{STORE}/search",
-            {"query": "q", "filters": {"type": "and", "filters": [{"type": "eq", "key": "a", "value": n} for n in (1, 2)]}},
-            "filter_unsupported",
-        ),
     ],
 )
 async def test_what_is_not_supported_is_said(rig: Rig, path: str, body: Any, code: str) -> None:

@@ -20,8 +20,15 @@ INFO = chat_pb2.CompletionInfo(
     cache="miss",
     cost_micros=42,
     budget_remaining_micros=0,
+    retrieval="partial",
 )
-TOLD = {"x-answer-mode": "generated", "x-provider-path": "a/one,b/tw???", "x-cache": "miss", "x-budget-remaining-micros": "0"}
+TOLD = {
+    "x-answer-mode": "generated",
+    "x-provider-path": "a/one,b/tw???",
+    "x-cache": "miss",
+    "x-retrieval": "partial",
+    "x-budget-remaining-micros": "0",
+}
 CITATION = {"type": "url_citation", "url_citation": {"url": "u", "title": "t", "start_index": 4, "end_index": 10}}
 
 

@@ -15,6 +15,7 @@ from wireroom_common.testing.plugin import MakeDatabase
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bus_contract_rig import SERVICE, BusRig, MakeBusRig
+from rpc_contract_rig import Kind, Rig, opened
 
 
 @pytest.fixture
@@ -46,3 +47,10 @@ async def bus_rig(make_bus_rig: MakeBusRig, request: pytest.FixtureRequest) -> B
 @pytest.fixture
 async def amqp_rig(make_bus_rig: MakeBusRig) -> BusRig:
     return await make_bus_rig("amqp")
+
+
+@pytest.fixture(params=list(Kind), ids=lambda kind: kind.value)
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    """One service and channels to it, of each kind."""
+    async with opened(request.param, tmp_path) as made:
+        yield made

@@ -18,8 +18,8 @@ from wireroom_common.clock import ManualClock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import ANONYMOUS, Principal, PrincipalKind
 from wireroom_common.rpc import LocalNetwork, PrincipalSigner, PrincipalVerifier, ensure_key, load_trusted, open_channel
+from wireroom_common.rpc.exchange import Pipe
 from wireroom_common.rpc.keys import load_key, trust
-from wireroom_common.rpc.local_call import Pipe
 
 KEY = Ed25519PrivateKey.generate()
 USER = Principal(PrincipalKind.USER, subject=str(uuid4()), tenant_id=uuid4())

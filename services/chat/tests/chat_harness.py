@@ -21,7 +21,9 @@ from wireroom_chat.app import assemble
 from wireroom_chat.domain.passages import Citation, Passage, Quote, SourceKind, Span
 from wireroom_chat.domain.request import Grounding
 from wireroom_chat.domain.terms import Terms
+from wireroom_chat.ports.retrieval import Retrieval
 from wireroom_chat.settings import ChatSettings
+from wireroom_common.cache import Caches
 from wireroom_common.clock import SystemClock
 from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -115,7 +117,10 @@ class NoVectors:
     """No model at hand: only the very same question finds a kept answer."""
 
     async def vector(self, content: str) -> Sequence[float]:
-        del content
+        return (await self.vectors([content]))[0][0]
+
+    async def vectors(self, texts: Sequence[str]) -> list[tuple[Sequence[float], int]]:
+        del texts
         raise WireroomError(ErrorKind.UNAVAILABLE, "embedding_model_not_loaded", "No model in this test.")
 
 
@@ -129,6 +134,7 @@ class TestInfra:
         self._redis = Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2)
         self.registry = CollectorRegistry()
         self.clock = SystemClock()
+        self._caches = Caches(self._redis, self.clock, self.registry)
 
     def database(self, service: str) -> Database:
         assert service == "chat"
@@ -136,6 +142,9 @@ class TestInfra:
 
     def redis(self) -> Any:
         return self._redis
+
+    def caches(self) -> Caches:
+        return self._caches
 
     def channel(self, service: str) -> grpc.aio.Channel:
         raise AssertionError(f"No channel to {service} in this test.")
@@ -236,6 +245,7 @@ async def chat_under_test(
     *,
     with_provider: bool = True,
     redis_url: str = NO_REDIS,
+    source: Retrieval | None = None,
     **settings: Any,
 ) -> AsyncIterator[ChatUnderTest]:
     clock = SystemClock()
@@ -244,7 +254,7 @@ async def chat_under_test(
         infra = TestInfra(database, redis_url)
         retrieval = MemoryRetrieval(passages)
         chosen = provider_settings(provider, **settings) if with_provider else ChatSettings(**settings)
-        service = assemble(chosen, infra, retrieval, NoVectors())
+        service = assemble(chosen, infra, source or retrieval, NoVectors())
         assert service.start is not None
         assert service.stop is not None
         await service.start()

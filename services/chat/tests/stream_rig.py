@@ -132,8 +132,8 @@ class Replica:
     def resume(self, script: Script, after: int = 0, tail: Sequence[Frame] = (), who: Principal | None = None) -> Any:
         return self.streams.resume(who or caller(), script.stream_id, after, tail)
 
-    async def revive(self, opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Info | bytes, None]:
-        self.taken.append((tuple(path), list(chunks), dict(opening.checkpoint)))
+    async def revive(self, opening: Opening, info: Info | None, chunks: Sequence[bytes]) -> AsyncGenerator[Info | bytes, None]:
+        self.taken.append((info.path if info else (), list(chunks), dict(opening.checkpoint)))
         script = self.scripts.get(opening.generation.completion_id)
         if script is None or not opening.checkpoint.get("continuable"):
             raise WireroomError(ErrorKind.UNAVAILABLE, "stream_lost", "It cannot be continued.")

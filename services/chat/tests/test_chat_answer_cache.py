@@ -16,11 +16,11 @@ from chat_harness import CALLER, OTHER_TENANT, ask
 from failover_rig import PASSAGES, QUESTION, Suite, suite_of, text_of
 from prometheus_client import CollectorRegistry
 
-from wireroom_chat.adapters.answer_store import AnswerStore
 from wireroom_chat.adapters.sealing import Seal
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.metrics import ChatMetrics
-from wireroom_chat.usecases.answer_cache import AnswerCache
+from wireroom_chat.usecases.answer_cache import SOURCES, AnswerCache, Entry, answers
+from wireroom_common.cache import Cache, Caches
 from wireroom_common.clock import ManualClock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.testing.plugin import MigratedDatabase
@@ -48,7 +48,7 @@ class WordVectors:
 
 
 class Cached:
-    """A suite whose answers are kept, on any number of replicas of the store."""
+    """A suite whose answers are kept, on any number of replicas."""
 
     def __init__(self, suite: Suite, client: redis.asyncio.Redis) -> None:
         self.suite, self.client = suite, client
@@ -58,11 +58,12 @@ class Cached:
         suite.completing = suite.build(cache=self.cache(self.store))
         suite.a.script(tokens=[ANSWER])
 
-    def replica(self) -> AnswerStore:
-        return AnswerStore(self.client, Seal(MASTER, "answers"), self.clock, CollectorRegistry())
+    def replica(self, master: bytes = MASTER) -> Cache[Entry]:
+        caches = Caches(self.client, self.clock, CollectorRegistry())
+        return caches.open(answers(1800), Entry, seal=Seal(master, "answers"))
 
-    def cache(self, store: AnswerStore) -> AnswerCache:
-        return AnswerCache(store, self.vectors, self.suite.retrieval, self.clock, ChatMetrics(CollectorRegistry()), seconds=1800)
+    def cache(self, store: Cache[Entry]) -> AnswerCache:
+        return AnswerCache(store, self.vectors, self.suite.retrieval, self.clock, ChatMetrics(CollectorRegistry()))
 
     def restart(self) -> None:
         """Another replica: only what is in the store is known."""
@@ -164,10 +165,10 @@ async def test_another_request_is_not_the_same_question(cached: Cached, members:
 
 async def test_changed_sources_end_what_was_kept(cached: Cached) -> None:
     await cached.suite.complete(model="grounded")
-    await cached.store.sources_changed(OTHER_TENANT)
+    await cached.store.invalidate(OTHER_TENANT, SOURCES)
     _, info = await cached.suite.complete(model="grounded")
     assert info.cache == "hit"
-    await cached.store.sources_changed(CALLER.tenant())
+    await cached.replica().invalidate(CALLER.tenant(), SOURCES)
     _, info = await cached.suite.complete(model="grounded")
     assert info.cache == "miss"
 
@@ -242,21 +243,15 @@ async def test_failed_maker_lets_the_next_one_try(cached: Cached) -> None:
     assert info.cache == "miss"
 
 
-async def test_entries_are_unreadable_without_the_secret_and_in_another_place(cached: Cached) -> None:
+async def test_entries_are_unreadable_without_the_secret(cached: Cached) -> None:
     await cached.suite.complete(model="grounded")
-    names = [name async for name in cached.client.scan_iter("wireroom:chat:answers:*")]
-    values = {name: await cached.client.get(name) for name in names if b"watermark" not in name}
-    assert len(values) >= 1
-    for value in values.values():
-        assert b"Aurora" not in value
-    other = AnswerStore(
-        cached.client, Seal(b"another master secret, also long enough", "answers"), cached.clock, CollectorRegistry()
-    )
-    keys = [name.decode().removeprefix("wireroom:chat:answers:") for name in values]
-    assert await other.get(keys) == [None] * len(keys)
-    moved = AnswerStore(cached.client, Seal(MASTER, "answers"), cached.clock, CollectorRegistry())
-    await cached.client.set("wireroom:chat:answers:elsewhere", next(iter(values.values())))
-    assert await moved.get(["elsewhere"]) == [None]
+    names = [name async for name in cached.client.scan_iter("wireroom:cache:chat.answers:*")]
+    values = [await cached.client.get(name) for name in names if b":tag:" not in name]
+    assert values
+    assert all(b"Aurora" not in value for value in values)
+    cached.suite.completing = cached.suite.build(cache=cached.cache(cached.replica(b"another master secret, also long enough")))
+    _, info = await cached.suite.complete(model="grounded")
+    assert info.cache == "miss"
 
 
 async def test_without_the_store_every_question_is_answered_anew(cached: Cached) -> None:

@@ -146,7 +146,8 @@ async def test_extractive_stream_is_the_same_answer_in_valid_chunks(chat: ChatUn
 async def test_unanswerable_question_abstains_without_annotations(chat: ChatUnderTest) -> None:
     response = await chat.complete_response(model="extractive", messages=ask("Who wrote the novel Moby Dick?"))
     message = orjson.loads(response.body)["choices"][0]["message"]
-    assert message["content"] == f"{FIRST_LINE}\n\n{ABSTENTION}"
+    assert message["content"] == f"{FIRST_LINE}\n\n{ABSTENTION} They do not mention: wrote; novel Moby Dick."
+    assert orjson.loads(response.body)["missing"] == ["wrote", "novel Moby Dick"]
     assert message["annotations"] == []
     assert response.info.answer_mode == "abstained"
 
@@ -216,14 +217,15 @@ async def test_grounded_stream_releases_the_verified_sentences(chat: ChatUnderTe
     ]
 
 
-async def test_assist_keeps_unsupported_sentences_without_their_markers(chat: ChatUnderTest) -> None:
+async def test_assist_flags_unsupported_sentences_without_their_markers(chat: ChatUnderTest) -> None:
     chat.provider.script(tokens=["Pumps are fun [1]. ", "The Aurora motor draws 450 watts [1]."])
     answer = await chat.complete(
         model=MODEL,
         messages=ask("What does the Aurora motor draw?"),
         grounding={"sources": ["docs"], "mode": "assist", "top_k": 3},
     )
-    assert answer["choices"][0]["message"]["content"] == "Pumps are fun. The Aurora motor draws 450 watts [1]."
+    assert answer["choices"][0]["message"]["content"] == "Pumps are fun. (unverified) The Aurora motor draws 450 watts [1]."
+    assert answer["unsupported"] == [{"start_index": 0, "end_index": len("Pumps are fun. (unverified)")}]
     assert len(answer["choices"][0]["message"]["annotations"]) == 1
 
 

@@ -14,12 +14,13 @@ from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.intent import needs_generation
 from wireroom_chat.domain.passages import Citation, Quote, SourceKind
-from wireroom_chat.domain.providers import Candidate, ProviderModel
+from wireroom_chat.domain.providers import Alias, Candidate, ProviderModel
 from wireroom_chat.domain.request import Grounding, GroundingMode, parse_request
 from wireroom_chat.domain.sentences import split, trimmed
 from wireroom_chat.domain.terms import Terms
-from wireroom_chat.domain.verification import SentenceBuffer, SentenceVerifier, evidence_quotes
+from wireroom_chat.domain.verification import SentenceBuffer, evidence_quotes
 from wireroom_chat.settings import ChatSettings
+from wireroom_chat.usecases.checking import FLAG, Checking, SentenceChecker
 from wireroom_common.errors import ErrorKind, WireroomError
 
 PROSE = st.text(alphabet=st.sampled_from("abAB. !?\n-1[]\u2019\u201d e\u00e9\U0001f600\u3002,"), max_size=200)
@@ -63,11 +64,11 @@ def test_markers_behind_the_full_stop_stay_with_their_sentence() -> None:
     assert buffer.rest() == ["Last"]
 
 
-def _verifier(mode: GroundingMode = GroundingMode.STRICT, *texts: str) -> SentenceVerifier:
+def _checker(mode: GroundingMode = GroundingMode.STRICT, *texts: str) -> SentenceChecker:
     passages = [passage(number, content) for number, content in enumerate(texts, start=1)]
     quotes = evidence_quotes(passages, 100)
     evidence = {number: [Citation(quote, f"c{quote.span}") for quote in group] for number, group in quotes.items()}
-    return SentenceVerifier(Terms(), evidence, mode)
+    return SentenceChecker(Checking(Terms()), evidence, Grounding(mode=mode))
 
 
 SOURCE = "The trial enrolled 312 patients in Bergen. It did not include children. Dr. Holm led the study."
@@ -91,13 +92,13 @@ SOURCE = "The trial enrolled 312 patients in Bergen. It did not include children
         ("[1]", None),
     ],
 )
-def test_marker_holds_only_with_words_numbers_names_and_polarity(sentence: str, expected: str | None) -> None:
-    piece = _verifier(GroundingMode.STRICT, SOURCE).check(sentence)
+async def test_marker_holds_only_with_words_numbers_names_and_polarity(sentence: str, expected: str | None) -> None:
+    piece = await _checker(GroundingMode.STRICT, SOURCE).check(sentence)
     assert (piece.text if piece else None) == expected
 
 
-def test_citation_points_to_the_sentence_that_supports() -> None:
-    piece = _verifier(GroundingMode.STRICT, SOURCE).check("Dr. Holm led the study [1]. ")
+async def test_citation_points_to_the_sentence_that_supports() -> None:
+    piece = await _checker(GroundingMode.STRICT, SOURCE).check("Dr. Holm led the study [1]. ")
     assert piece is not None
     ((number, citation),) = piece.citations
     assert number == 1
@@ -127,15 +128,18 @@ SENTENCES = st.sampled_from(
 
 
 @given(st.lists(SENTENCES, max_size=8), st.sampled_from(list(GroundingMode)), st.integers(1, 9))
-def test_annotation_offsets_cover_the_cited_sentence_in_the_final_text(parts: list[str], mode: GroundingMode, size: int) -> None:
+async def test_annotation_offsets_cover_the_cited_sentence_in_the_final_text(
+    parts: list[str], mode: GroundingMode, size: int
+) -> None:
     written = "".join(parts)
-    verifier, buffer, answer = _verifier(mode, SOURCE), SentenceBuffer(), AnswerText()
+    checker, buffer, answer = _checker(mode, SOURCE), SentenceBuffer(), AnswerText()
     released = [item for at in range(0, len(written), size) for item in buffer.feed(written[at : at + size])] + buffer.rest()
     for sentence in released:
-        piece = verifier.check(sentence)
+        piece = await checker.check(sentence)
         if piece is not None:
             answer.add(piece)
     final = answer.text
+    assert [final[start:end].endswith(FLAG) for start, end in answer.flags] == [True] * final.count(FLAG)
     for note in answer.annotations:
         cited = final[note.start : note.end]
         assert f"[{note.number}]" in cited
@@ -255,6 +259,17 @@ def test_bare_model_name_works_only_when_unique() -> None:
 def test_unknown_default_model_is_refused_at_start() -> None:
     with pytest.raises(ValueError, match="default model 'zzz'"):
         Catalogue([Candidate(ProviderModel("a", "x"))], default="zzz")
+
+
+def test_models_are_listed_with_what_they_are_for() -> None:
+    both = ProviderModel("a", "both", purposes=frozenset({"chat", "embeddings"}))
+    vectors = ProviderModel("a", "vectors", purposes=frozenset({"embeddings"}))
+    catalogue = Catalogue([Candidate(both), Candidate(vectors)], [Alias("mixed", (Candidate(vectors), Candidate(both)))])
+    listed = {model.id: model.type for model in catalogue.listed()}
+    assert listed == {
+        **dict.fromkeys(("extractive", "grounded", "news", "docs", "a/both", "mixed"), "chat"),
+        "a/vectors": "embedding",
+    }
 
 
 @pytest.mark.parametrize(

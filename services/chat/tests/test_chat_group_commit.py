@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+import psycopg
 import pytest
 from ledger_rig import KEY, OTHER_TENANT, TENANT, LedgerRig
-from sqlalchemy.exc import DBAPIError
 
 from wireroom_chat.adapters.group_commit import GroupCommit
 from wireroom_chat.domain.budgets import Period, Scope
@@ -145,9 +145,9 @@ async def test_settlements_of_many_payers_at_once_are_booked_each(rig: LedgerRig
     }
     assert await rig.rows("SELECT 1 FROM reservations") == []
     assert len(await rig.rows("SELECT 1 FROM usage")) == 60
-    told = [events_pb2.ChatUsageSettled.FromString(data) for data in await rig.events("chat.usage.settled")]
-    assert {event.generation_id: event.micros for event in told} == {
-        str(item.id): micros for item, micros in zip(generations, spent, strict=True)
+    told = [events_pb2.ChatCompletionCompleted.FromString(data) for data in await rig.events("chat.completion.completed")]
+    assert {event.completion_id: event.usage.micros for event in told} == {
+        item.completion_id: micros for item, micros in zip(generations, spent, strict=True)
     }
 
 
@@ -168,5 +168,5 @@ async def test_a_row_that_the_database_refuses_holds_up_no_other(rig: LedgerRig)
     work = [rig.ledger.settle(item, rig.settlement(5)) for item in good[:2]]
     work += [rig.ledger.settle(bad, refused), *(rig.ledger.settle(item, rig.settlement(5)) for item in good[2:])]
     results = await asyncio.gather(*work, return_exceptions=True)
-    assert [isinstance(result, DBAPIError) for result in results] == [False, False, True, False, False]
+    assert [isinstance(result, psycopg.DataError) for result in results] == [False, False, True, False, False]
     assert {row.id for row in await rig.rows("SELECT id FROM generations")} == {item.id for item in good}

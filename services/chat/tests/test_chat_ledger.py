@@ -67,8 +67,8 @@ async def test_settlement_books_each_call_and_turns_the_reservation_into_spendin
         (date(2026, 3, 31), "beta", 1, 1, 40),
     ]
     assert await rig.rows("SELECT * FROM reservations") == []
-    [settled] = [events_pb2.ChatUsageSettled.FromString(data) for data in await rig.events("chat.usage.settled")]
-    assert (settled.micros, settled.attempts, settled.key_id) == (140, 2, str(KEY))
+    [told] = [events_pb2.ChatCompletionCompleted.FromString(data) for data in await rig.events("chat.completion.completed")]
+    assert (told.usage.micros, told.usage.attempts, told.usage.key_id) == (140, 2, str(KEY))
 
 
 async def test_settling_twice_at_once_and_again_books_once(rig: LedgerRig) -> None:
@@ -84,7 +84,7 @@ async def test_settling_twice_at_once_and_again_books_once(rig: LedgerRig) -> No
     assert await rig.period(budget) == (120, 0)
     assert len(await rig.rows("SELECT 1 FROM usage")) == 1
     assert [row.status for row in await rig.rows("SELECT status FROM generations")] == ["completed"]
-    assert len(await rig.events("chat.completion.completed")) == len(await rig.events("chat.usage.settled")) == 1
+    assert len(await rig.events("chat.completion.completed")) == 1
 
 
 async def test_load_of_many_tenants_loses_no_row(rig: LedgerRig, fresh_database_url: str) -> None:

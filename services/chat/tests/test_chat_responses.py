@@ -20,6 +20,7 @@ from wireroom_common.clock import SystemClock
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.ids import new_id
 from wireroom_common.principal import Principal, set_current_principal
+from wireroom_common.testing import eventually
 from wireroom_common.testing.plugin import MigratedDatabase
 from wireroom_protos.chat.v1 import compatibility_pb2, compatibility_pb2_grpc, responses_pb2, responses_pb2_grpc
 
@@ -155,7 +156,7 @@ async def test_input_items_come_in_pages(chat: ChatUnderTest) -> None:
     assert caught.value.code == "item_unknown"
 
 
-async def test_a_caller_that_leaves_ends_the_generation_and_leaves_no_response(chat: ChatUnderTest) -> None:
+async def test_a_caller_that_leaves_ends_the_generation_and_finds_what_was_made(chat: ChatUnderTest) -> None:
     chat.provider.script(tokens=["word "] * 1000, token_delay=0.05)
     stub = responses_pb2_grpc.ResponseServiceStub(chat.channel)
     set_current_principal(CALLER)
@@ -168,8 +169,28 @@ async def test_a_caller_that_leaves_ends_the_generation_and_leaves_no_response(c
     assert chat.service.stop is not None
     await chat.service.stop()
     assert [row.status for row in await chat.rows()] == ["cancelled"]
-    async with chat.database.tenant(TENANT) as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM responses"))).scalar_one() == 0
+
+    async def kept() -> list[Any]:
+        async with chat.database.tenant(TENANT) as connection:
+            return list((await connection.execute(text("SELECT response FROM responses"))).scalars())
+
+    (found,) = await eventually(kept)
+    assert orjson.loads(found)["status"] == "cancelled"
+
+
+async def test_the_end_of_a_response_takes_the_place_of_what_was_kept_when_its_caller_left(chat: ChatUnderTest) -> None:
+    """The process that lost the call, and the one that made the rest, may store it in any order."""
+    store, now = SqlResponses(chat.database), SystemClock().now()
+    owner, stranger = Owner(TENANT, USER), Owner(TENANT, UUID(int=9))
+    for order in (("cancelled", "completed"), ("completed", "cancelled")):
+        name = new_id()
+        for status in order:
+            body = orjson.dumps({"status": status})
+            await store.add(owner, StoredResponse(name, None, now, b"[]", body), final=status == "completed")
+        await store.add(stranger, StoredResponse(name, None, now, b"[]", b"{}"))
+        found = await store.get(owner, name)
+        assert found is not None
+        assert orjson.loads(found.response)["status"] == "completed"
 
 
 async def test_a_failed_answer_is_told_as_an_event_once_the_stream_has_begun(chat: ChatUnderTest) -> None:

@@ -113,12 +113,14 @@ async def test_what_neither_of_them_settles_is_closed_in_the_end(
             await rest_of(script.notes[0])
         await script.runs.drain()
         assert await SqlLedger(database, SystemClock()).settle_abandoned(SystemClock(), timedelta(0)) == 1
-        assert await _booked(database) == (["failed"], [])
+        # The prompt of the first call: that is all that its row knows.
+        assert await _booked(database) == (["failed"], [("a", 0)])
         # Whoever comes late finds it closed.
         going_on.release(8)
         await rest_of(resumed)
         await going_on.runs.drain()
-        assert await _booked(database) == (["failed"], [])
+        # The prompt of the first call: that is all that its row knows.
+        assert await _booked(database) == (["failed"], [("a", 0)])
 
 
 async def test_owner_that_cannot_ask_settles(clean_valkey_url: str, migrated_database: MigratedDatabase) -> None:

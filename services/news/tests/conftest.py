@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from wireroom_common.bus import Catalogue
+from wireroom_common.cache import Caches
 from wireroom_common.clock import Clock, SystemClock
 from wireroom_common.db import Database
 from wireroom_common.errors import WireroomError
@@ -78,6 +79,10 @@ class TestInfra:
     db: Database
     clock: Clock
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    redis_client: Any = None
+
+    def caches(self) -> Caches:
+        return Caches(self.redis_client, self.clock, self.registry)
 
     def database(self, service: str) -> Database:
         assert service == "news"
@@ -226,12 +231,14 @@ async def start_news(migrated_database: Any, feed_server: FeedServer, principal_
     tenant_id = uuid4()
     act_as(principal_of(tenant_id))
 
-    async def start(*, clock: Clock | None = None, resolve: Any = None, **settings: Any) -> News:
+    async def start(*, clock: Clock | None = None, resolve: Any = None, redis_client: Any = None, **settings: Any) -> News:
         if not databases:
             databases.append(await migrated_database("news"))
         options = {"allowed_private_hosts": f"127.0.0.1:{feed_server.port}", "min_interval_seconds": 1} | settings
         extra = {} if resolve is None else {"resolve": resolve}
-        service = build(NewsSettings(**options), TestInfra(databases[0], clock or SystemClock()), **extra)  # type: ignore[arg-type]
+        service = build(
+            NewsSettings(**options), TestInfra(databases[0], clock or SystemClock(), redis_client=redis_client), **extra
+        )  # type: ignore[arg-type]
         served = _served(service)
         channel = await served.__aenter__()
         closing.append((service, served))

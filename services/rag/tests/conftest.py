@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from sqlalchemy import text
 
 from wireroom_common.bus import Catalogue, Envelope, event_type
 from wireroom_common.bus.delivery import BusMetrics, Deliverer
+from wireroom_common.cache import Caches
 from wireroom_common.clock import SystemClock
 from wireroom_common.db import Database
 from wireroom_common.errors import not_found
@@ -39,12 +41,22 @@ from wireroom_common.rpc import (
 from wireroom_common.testing import eventually
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
-from wireroom_protos.rag.v1 import collections_pb2_grpc, rag_pb2, rag_pb2_grpc
+from wireroom_protos.rag.v1 import (
+    access_pb2_grpc,
+    collections_pb2_grpc,
+    generations_pb2_grpc,
+    processing_pb2_grpc,
+    rag_pb2,
+    rag_pb2_grpc,
+)
+from wireroom_rag.adapters.connections import worker
 from wireroom_rag.app import build
 from wireroom_rag.embedding.embedder import Model
 from wireroom_rag.embedding.files import ModelFiles
 from wireroom_rag.embedding.model_build import build_model
 from wireroom_rag.settings import RagSettings
+
+sys.path.insert(0, str(Path(__file__).parent))  # Modules that tests share.
 
 FINAL = (rag_pb2.DOCUMENT_STATE_INDEXED, rag_pb2.DOCUMENT_STATE_REJECTED, rag_pb2.DOCUMENT_STATE_FAILED)
 ALL_PERMISSIONS = frozenset({"docs:read", "docs:write", "news:read"})
@@ -96,6 +108,7 @@ class _Infra:
         self._database = database
         self._folder = folder
         self._channel = channel
+        self._caches = Caches(None, self.clock, self.registry)
 
     def database(self, service: str) -> Database:
         assert service == "rag"
@@ -109,6 +122,9 @@ class _Infra:
         path = self._folder / service
         path.mkdir(exist_ok=True)
         return str(path)
+
+    def caches(self) -> Caches:
+        return self._caches
 
     def redis(self) -> Any:
         raise AssertionError("The rag service uses no Redis.")
@@ -147,7 +163,11 @@ class Rag:
         )
         self.documents: Any = rag_pb2_grpc.DocumentServiceStub(self._channels[0])
         self.retrieval: Any = rag_pb2_grpc.RetrievalServiceStub(self._channels[0])
+        self.processing: Any = processing_pb2_grpc.ProcessingServiceStub(self._channels[0])
         self.collections: Any = collections_pb2_grpc.CollectionServiceStub(self._channels[0])
+        self.generations: Any = generations_pb2_grpc.IndexServiceStub(self._channels[0])
+        self.access: Any = access_pb2_grpc.AccessServiceStub(self._channels[0])
+        self.receipts: Any = access_pb2_grpc.ReceiptServiceStub(self._channels[0])
         catalogue = Catalogue.from_files(events_pb2.DESCRIPTOR)
         self._deliverer = Deliverer(catalogue, BusMetrics(CollectorRegistry()), clock)
 
@@ -172,9 +192,9 @@ class Rag:
         """A new caller; of a tenant of its own unless `tenant_id` is given."""
         return User(**fields)
 
-    async def upload(self, user: User, name: str, data: bytes | AsyncIterator[bytes]) -> rag_pb2.Document:
+    async def upload(self, user: User, name: str, data: bytes | AsyncIterator[bytes], **head: Any) -> rag_pb2.Document:
         async def requests() -> AsyncIterator[rag_pb2.UploadDocumentRequest]:
-            yield rag_pb2.UploadDocumentRequest(head=rag_pb2.UploadHead(filename=name))
+            yield rag_pb2.UploadDocumentRequest(head=rag_pb2.UploadHead(filename=name, **head))
             if isinstance(data, bytes):
                 for start in range(0, len(data), PART):
                     yield rag_pb2.UploadDocumentRequest(data=data[start : start + PART])
@@ -203,9 +223,9 @@ class Rag:
 
         return await eventually(final, within=within, what="document in a final state")
 
-    async def index(self, user: User, name: str, data: bytes) -> rag_pb2.Document:
+    async def index(self, user: User, name: str, data: bytes, **head: Any) -> rag_pb2.Document:
         """Upload and wait."""
-        return await self.processed(user, (await self.upload(user, name, data)).id)
+        return await self.processed(user, (await self.upload(user, name, data, **head)).id)
 
     async def retrieve(self, user: User, query: str, **request: Any) -> list[rag_pb2.Passage]:
         set_current_principal(user.principal())
@@ -219,9 +239,9 @@ class Rag:
         set_current_principal(user.principal())
         return await self.retrieval.ResolveCitation(rag_pb2.ResolveCitationRequest(citation_id=citation_id))
 
-    async def deliver(self, tenant_id: UUID, event: Message) -> None:
-        """One event from the news service, through the inbox."""
-        subscription = self.service.subscriptions[0]
+    async def deliver(self, tenant_id: UUID, event: Message, *, consumer: str = "rag.articles") -> None:
+        """One event from another service, through the inbox."""
+        subscription = next(entry for entry in self.service.subscriptions if entry.consumer == consumer)
         envelope = Envelope(
             id=new_id(),
             source="news",
@@ -234,9 +254,13 @@ class Rag:
         await self._deliverer.work(subscription, envelope)
 
     async def rows(self, tenant_id: UUID, query: str, **values: Any) -> list[Any]:
-        """Rows as the tenant sees them."""
-        async with self.database.tenant(tenant_id) as connection:
+        """Rows of the tenant, whoever may read them."""
+        async with worker(self.database, tenant_id) as connection:
             return list((await connection.execute(text(query), values)).all())
+
+    async def run(self, name: str) -> None:
+        """One turn of the service's periodic work."""
+        await next(entry for entry in self.service.periodic if entry.name == name).run()
 
     async def events(self) -> list[str]:
         """Types of the events written so far, in order."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +9,20 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
+from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import set_current_principal
 from wireroom_protos.rag.v1 import collections_pb2 as messages
 from wireroom_protos.rag.v1 import rag_pb2
+from wireroom_rag.adapters.generations_sql import GenerationStore
 from wireroom_rag.adapters.retrieval_sql import IndexReader
 from wireroom_rag.domain.collection import Members, notes
+from wireroom_rag.domain.generation import Blueprint
+from wireroom_rag.domain.member_filter import member_filter
 from wireroom_rag.domain.scope import Scope, SourceKind
 
 PERMISSIONS = frozenset({"docs:read", "docs:write", "news:read", "collections:manage:own"})
@@ -209,11 +215,13 @@ async def test_each_leg_alone_is_limited_to_members(hands: Callable[..., Hands],
     members = Members((UUID(await ann.make(a, name="one")),), {})
     reader = IndexReader(ann.rag.database, exact_up_to=exact_up_to)
     vector = np.ones(384, dtype=np.float32) / np.sqrt(384, dtype=np.float32)
+    generation = await GenerationStore(ann.rag.database, Blueprint("minilm-l6-v2", 384, "")).serving(ann.user.tenant_id)
+    assert generation is not None
     for kinds in (frozenset({SourceKind.DOCUMENT}), frozenset(SourceKind)):
         scope = Scope(ann.user.tenant_id, ann.user.user_id, kinds)
         for leg in ({"vector": vector, "terms": {}}, {"vector": None, "terms": {"kingfish": 1}}):
-            everything = await reader.search(scope, **leg, top_k=10, since=None)
-            limited = await reader.search(scope, **leg, top_k=10, since=None, members=members)
+            everything = await reader.search(scope, generation=generation, **leg, top_k=10, since=None)
+            limited = await reader.search(scope, generation=generation, **leg, top_k=10, since=None, members=members)
             assert ({found.title for found in everything}, {found.title for found in limited}) == ({"a.txt", "b.txt"}, {"a.txt"})
 
 
@@ -299,3 +307,110 @@ def test_notes_are_bounded_and_storable(value: dict[str, Any]) -> None:
     assert len(taken) <= 16
     assert len(json.dumps(taken, ensure_ascii=False).encode()) <= 65_536
     assert all(0 < len(key) <= 64 and "\x00" not in key for key in taken)
+
+
+_NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from(["a", "b", 'c"', "\\d"]), st.booleans())
+_KEYS = st.sampled_from(["year", "kind of", 'quo"te'])
+_COMPARISONS = st.one_of(
+    st.fixed_dictionaries({"type": st.sampled_from(["eq", "ne", "gt", "gte", "lt", "lte"]), "key": _KEYS, "value": _NUMBERS}),
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["in", "nin"]), "key": _KEYS, "value": st.lists(_NUMBERS, min_size=1, max_size=3)}
+    ),
+)
+_FILTERS = st.recursive(
+    _COMPARISONS,
+    lambda inner: st.fixed_dictionaries(
+        {"type": st.sampled_from(["and", "or"]), "filters": st.lists(inner, min_size=1, max_size=3)}
+    ),
+    max_leaves=4,
+)
+
+
+def _passes(given: dict[str, Any], attributes: dict[str, Any]) -> bool:
+    """What a filter means, said without a database."""
+    kind = given["type"]
+    if kind in {"and", "or"}:
+        return (all if kind == "and" else any)(_passes(part, attributes) for part in given["filters"])
+    found = attributes.get(given["key"])
+
+    def same(value: Any) -> bool:
+        return type(found) is type(value) and found == value
+
+    if kind in {"in", "nin"}:
+        return any(map(same, given["value"])) is (kind == "in")
+    if kind in {"eq", "ne"}:
+        return same(given["value"]) is (kind == "eq")
+    if type(found) is not type(given["value"]) or isinstance(found, bool):
+        return False
+    return {
+        "gt": found > given["value"],
+        "gte": found >= given["value"],
+        "lt": found < given["value"],
+        "lte": found <= given["value"],
+    }[kind]
+
+
+async def test_filters_mean_what_they_say(rag_database: Database) -> None:
+    drawn: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    @settings(max_examples=150, database=None)
+    @given(filters=_FILTERS, attributes=st.dictionaries(_KEYS, _NUMBERS, max_size=3))
+    def draw(filters: dict[str, Any], attributes: dict[str, Any]) -> None:
+        ordered = json.dumps(filters)
+        # Truth values have no order in SQL/JSON paths, and none here.
+        if not any(f'"{kind}"' in ordered for kind in ("gt", "gte", "lt", "lte")) or not (
+            "true" in ordered or "false" in ordered
+        ):
+            drawn.append((filters, attributes))
+
+    await asyncio.to_thread(draw)
+    async with rag_database.tenant(uuid4()) as connection:
+        for filters, attributes in drawn:
+            passing = await connection.execute(
+                text("SELECT CAST(:attributes AS jsonb) @@ CAST(CAST(:passing AS text) AS jsonpath)"),
+                {"attributes": json.dumps(attributes), "passing": member_filter(json.dumps(filters).encode())},
+            )
+            assert passing.scalar_one() is _passes(filters, attributes), (filters, attributes)
+
+
+@pytest.mark.parametrize(
+    "given_filter",
+    [
+        b"[]",
+        b"{",
+        b'{"type": "near", "key": "a", "value": 1}',
+        b'{"type": "eq", "key": "a", "value": null}',
+        b'{"type": "eq", "key": "a", "value": [1]}',
+        b'{"type": "in", "key": "a", "value": 1}',
+        b'{"type": "in", "key": "a", "value": []}',
+        b'{"type": "and", "filters": []}',
+        b'{"type": "eq", "key": "a", "value": 1, "more": 2}',
+        b'{"type": "eq", "key": "", "value": 1}',
+        json.dumps({"type": "or", "filters": [{"type": "eq", "key": "a", "value": 1}] * 17}).encode(),
+        b'{"type": "and", "filters": [' * 6 + b'{"type": "eq", "key": "a", "value": 1}' + b"]}" * 6,
+    ],
+)
+def test_what_is_no_filter_is_refused(given_filter: bytes) -> None:
+    with pytest.raises(WireroomError) as refused:
+        member_filter(given_filter)
+    assert (refused.value.kind, refused.value.code) == (ErrorKind.INVALID, "filter_unsupported")
+
+
+async def test_search_is_limited_to_members_that_pass(hands: Callable[..., Hands]) -> None:
+    ann = hands()
+    ids = [await ann.index(f"{year}.txt", f"The kingfisher of {year}.") for year in (2022, 2023, 2024)]
+    collection_id = await ann.make(name="years")
+    for document_id, year in zip(ids, (2022, 2023, 2024), strict=True):
+        set_current_principal(ann.user.principal())
+        await ann.rag.collections.AddDocument(
+            messages.AddDocumentRequest(
+                collection_id=collection_id, document_id=document_id, attributes=json.dumps({"year": year}).encode()
+            )
+        )
+    found = await ann.rag.retrieve(
+        ann.user,
+        "kingfisher",
+        collection_ids=[collection_id],
+        member_filter=json.dumps({"type": "gte", "key": "year", "value": 2023}).encode(),
+    )
+    assert {passage.document_id for passage in found} == set(ids[1:])

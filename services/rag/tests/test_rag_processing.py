@@ -10,14 +10,18 @@ from uuid import uuid4
 
 import psutil
 import pytest
+from prometheus_client import CollectorRegistry
 
 from wireroom_common.clock import SystemClock
 from wireroom_common.testing import eventually
 from wireroom_protos.rag.v1 import rag_pb2
 from wireroom_rag.adapters.blobs import ObjectBlobs
+from wireroom_rag.adapters.connections import worker
+from wireroom_rag.adapters.deletion_sql import DeletionStore
 from wireroom_rag.adapters.documents_sql import DocumentStore
 from wireroom_rag.adapters.extraction_process import ExtractionLimits, ExtractionProcess
 from wireroom_rag.adapters.jobs_sql import JobStore
+from wireroom_rag.adapters.lifecycle_metrics import LifecycleMetrics
 from wireroom_rag.domain.document import LeaseLostError, RejectedError
 from wireroom_rag.domain.scope import SourceKind
 from wireroom_rag.ports.processing import ExtractionCrashedError
@@ -43,8 +47,9 @@ async def test_killed_extraction_process_raises_and_the_next_file_gets_a_new_one
 
         async def stalled() -> Any:
             yield b"se"
+            process = psutil.Process(first)
             os.kill(first, signal.SIGKILL)
-            await asyncio.to_thread(psutil.Process(first).wait, 10)
+            await asyncio.to_thread(process.wait, 10)
             yield b"cond"
 
         with pytest.raises(ExtractionCrashedError):
@@ -101,7 +106,7 @@ async def test_job_of_a_vanished_worker_is_taken_over_at_every_stage(rag: Any, s
     user = rag.user()
     document = await rag.index(user, "takeover.txt", b"The ferry to Hollin leaves at nine.")
     # What a worker that was killed at this stage leaves behind: no chunks, its state, and a lease that nobody renews.
-    async with rag.database.tenant(user.tenant_id) as connection:
+    async with worker(rag.database, user.tenant_id) as connection:
         for statement in (
             "DELETE FROM chunks",
             "UPDATE index_statistics SET chunks = 0, terms = 0",
@@ -126,7 +131,7 @@ async def test_leased_job_is_nobody_elses_and_a_lost_lease_cannot_write(rag_data
     first, second = JobStore(rag_database, lease_seconds=60), JobStore(rag_database, lease_seconds=60)
     (job,) = await first.claim(SourceKind.DOCUMENT, 5)
     assert await second.claim(SourceKind.DOCUMENT, 5) == []
-    async with rag_database.tenant(user.tenant_id) as connection:
+    async with worker(rag_database, user.tenant_id) as connection:
         await connection.exec_driver_sql("UPDATE document_versions SET leased_until = now() - interval '1 s'")
     (taken,) = await second.claim(SourceKind.DOCUMENT, 5)
     assert (taken.key, taken.attempts) == (job.key, 2)
@@ -138,7 +143,7 @@ async def test_leased_job_is_nobody_elses_and_a_lost_lease_cannot_write(rag_data
 async def test_job_that_takes_its_workers_down_ends_as_failed_and_runs_again_when_uploaded_again(rag: Any) -> None:
     user = rag.user()
     document = await rag.index(user, "poison.txt", b"Harmless in the end.")
-    async with rag.database.tenant(user.tenant_id) as connection:
+    async with worker(rag.database, user.tenant_id) as connection:
         await connection.exec_driver_sql("UPDATE document_versions SET state = 'received', attempts = 5")
     failed = await rag.processed(user, document.id)
     assert (failed.state, failed.reason_code) == (FAILED, "processing_failed")
@@ -152,7 +157,7 @@ async def test_file_that_disappeared_fails_with_that_reason(rag: Any) -> None:
     document = await rag.index(user, "lost.txt", b"Soon lost.")
     for path in rag.blobs():
         path.unlink()
-    async with rag.database.tenant(user.tenant_id) as connection:
+    async with worker(rag.database, user.tenant_id) as connection:
         await connection.exec_driver_sql("UPDATE document_versions SET state = 'received', content = NULL")
     assert (await rag.processed(user, document.id)).reason_code == "document_file_missing"
 
@@ -164,7 +169,7 @@ async def test_sweep_deletes_files_without_a_document_and_no_others(rag: Any) ->
     orphan: Path = kept.with_name(str(uuid4()))
     orphan.write_bytes(b"left behind")  # noqa: ASYNC240 - nothing else runs here
     blobs = ObjectBlobs.in_folder(rag.folder / "rag" / "blobs", SystemClock())
-    documents = DocumentStore(rag.database)
-    assert await SweepOrphans(documents, blobs, age=timedelta(hours=1))() == 0
-    assert await SweepOrphans(documents, blobs, age=timedelta(0))() == 1
+    stores = (DocumentStore(rag.database), DeletionStore(rag.database), blobs, LifecycleMetrics(CollectorRegistry()))
+    assert await SweepOrphans(*stores, age=timedelta(hours=1))() == 0
+    assert await SweepOrphans(*stores, age=timedelta(0))() == 1
     assert rag.blobs() == [kept]

@@ -20,17 +20,22 @@ class NotKept(StrEnum):
     STREAM = "stream"
     LARGE = "large"
     UNREAD = "unread"
+    SOURCES = "sources"
 
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """What became of a request. `fingerprint` is empty if its body was not read to the end; with `not_kept` there is no answer."""
+    """What became of a request. `fingerprint` is empty if its body was not read to the end; with `not_kept` there is no answer.
+
+    `sources`: the tenant's mark when the answer was asked for, if it may quote documents.
+    """
 
     fingerprint: bytes
     status: int
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
     not_kept: NotKept | None = None
+    sources: str = ""
 
 
 def seal(answer: StoredAnswer, secret: bytes, name: str) -> bytes:
@@ -41,6 +46,7 @@ def seal(answer: StoredAnswer, secret: bytes, name: str) -> bytes:
             "status": answer.status,
             "headers": [[key.decode("latin-1"), value.decode("latin-1")] for key, value in answer.headers],
             "not_kept": answer.not_kept,
+            "sources": answer.sources,
         }
     )
     nonce = os.urandom(_NONCE)
@@ -61,4 +67,5 @@ def unseal(sealed: bytes, secret: bytes, name: str) -> StoredAnswer | None:
         tuple((key.encode("latin-1"), value.encode("latin-1")) for key, value in head["headers"]),
         plain[4 + size :],
         NotKept(head["not_kept"]) if head["not_kept"] else None,
+        head.get("sources", ""),
     )

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from wireroom_common.bus import Envelope
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_gateway.idempotency.answers import StoredAnswer, seal, unseal
 from wireroom_gateway.idempotency.keys import ScopedKey
@@ -20,6 +21,8 @@ T = TypeVar("T")
 _IN_PROGRESS = b"P"
 _DONE = b"D"
 _TOKEN = 16
+SOURCE_EVENTS = frozenset({"rag.acl.changed", "rag.document.deleted"})
+_SOURCES = "wireroom:gateway:sources:"
 _CLAIM = """
 local value = redis.call('GET', KEYS[1])
 if value then return value end
@@ -89,6 +92,16 @@ class AnswerStore:
         self.lease = lease
         self.lease_ms = int(lease * 1000)
         self._timeout = timeout
+        self._client = client
+
+    async def sources_mark(self, tenant: str) -> str:
+        """Changes whenever what people of the tenant may read was taken back from somebody; UNAVAILABLE if the store is away."""
+        found = await self.run(self._client.get(f"{_SOURCES}{tenant}"))
+        return found.hex() if isinstance(found, bytes) else ""
+
+    async def on_event(self, envelope: Envelope) -> None:
+        """Something was taken back from readers: answers that were asked for before this are not given again."""
+        await self.run(self._client.set(f"{_SOURCES}{envelope.tenant_id or ''}", os.urandom(_TOKEN), px=self.keep_ms))
 
     def new_claim(self, key: ScopedKey) -> Claim:
         """A claim on `key`, not yet taken."""

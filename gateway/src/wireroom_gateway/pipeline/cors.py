@@ -18,6 +18,7 @@ _EXPOSED = (
     "x-answer-mode",
     "x-provider-path",
     "x-cache",
+    "x-retrieval",
     "x-cost-micros",
     "x-budget-remaining-micros",
     "x-overhead-ms",

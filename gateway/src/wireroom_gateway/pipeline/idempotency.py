@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+from dataclasses import replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.logging import get_logger
 from wireroom_common.rpc.context import set_idempotency_key
+from wireroom_gateway.access import Bucket
 from wireroom_gateway.idempotency.answers import NotKept, StoredAnswer
 from wireroom_gateway.idempotency.keys import HEADER, fingerprint_start, given_key, scoped_key
 from wireroom_gateway.idempotency.store import AnswerStore, Claim, InFlightError
@@ -31,7 +33,9 @@ from wireroom_gateway.request_state import request_state
 MAX_KEPT_BYTES = 256 * 1024
 REPLAYED = (b"idempotency-replayed", b"true")
 # What of an answer's head is worth repeating; the outer stages add the rest to each answer.
-_KEPT_HEADERS = frozenset({b"content-type", b"location", b"content-language", b"content-disposition", b"x-answer-mode"})
+_KEPT_HEADERS = frozenset(
+    {b"content-type", b"location", b"content-language", b"content-disposition", b"x-answer-mode", b"x-retrieval"}
+)
 # Answers that say nothing about the request itself, but about who asks, when, or how it arrived.
 _PASSING = frozenset({401, 403, 408, 409, 413, 429, 499})
 _ERROR, _SERVER_ERROR = 400, 500
@@ -40,6 +44,7 @@ _REASONS = {
     NotKept.SECRET: "it holds a credential, which is shown once. If it did not arrive, do the operation again with another key",
     NotKept.STREAM: "it was an event stream. Make the request again with another key",
     NotKept.LARGE: f"it was larger than {MAX_KEPT_BYTES} bytes. Look up what the request made, or repeat it with another key",
+    NotKept.SOURCES: "it may quote what you cannot read any more. Ask again with another key",
     NotKept.UNREAD: "it was given before the request had arrived as a whole. Look up what the request made",
 }
 _log = get_logger(__name__)
@@ -61,6 +66,10 @@ class Idempotency:
             return
         key = scoped_key(given_key(values), state.principal, "POST", state.template)
         body = _HashedBody(scope, receive)
+        # Answers to questions may quote what their caller may not read any more.
+        declared = state.route.access
+        quotes = (declared.prompt or declared.bucket is Bucket.CHAT) and bool(state.principal.tenant_text)
+        sources = await self._store.sources_mark(state.principal.tenant_text) if quotes else ""
         claim = self._store.new_claim(key)
         try:
             answer = await claim.take()
@@ -78,12 +87,14 @@ class Idempotency:
         if answer is None:
             self._count("first")
             set_idempotency_key(key.effect)
-            await self._first(scope, body, send, claim, secret=state.route.access.secret_answer)
+            await self._first(scope, body, send, claim, secret=state.route.access.secret_answer, sources=sources)
         else:
+            if answer.sources != sources and answer.not_kept is None:
+                answer = replace(answer, not_kept=NotKept.SOURCES)
             await self._again(answer, body, send)
 
-    async def _first(self, scope: Scope, body: _HashedBody, send: Send, claim: Claim, *, secret: bool) -> None:
-        exchange = _FirstAnswer(body, send, claim, secret=secret)
+    async def _first(self, scope: Scope, body: _HashedBody, send: Send, claim: Claim, *, secret: bool, sources: str) -> None:
+        exchange = _FirstAnswer(body, send, claim, secret=secret, sources=sources)
         renewal = asyncio.create_task(self._renew(claim))
         try:
             await self._app(scope, body.receive, exchange.send)
@@ -159,11 +170,12 @@ class _HashedBody:
 class _FirstAnswer:
     """Holds an answer back until it is stored; one that will not be kept passes as soon as that is clear."""
 
-    def __init__(self, body: _HashedBody, send: Send, claim: Claim, *, secret: bool) -> None:
+    def __init__(self, body: _HashedBody, send: Send, claim: Claim, *, secret: bool, sources: str) -> None:
         self._body = body
         self._send = send
         self._claim = claim
         self._secret = secret
+        self._sources = sources
         self._held: list[Message] = []
         self._content = bytearray()
         self.settled = False
@@ -211,7 +223,7 @@ class _FirstAnswer:
         if not_kept is not None:
             return StoredAnswer(self._body.digest(), status, not_kept=not_kept)
         headers = tuple((name, value) for name, value in self._held[0]["headers"] if name.lower() in _KEPT_HEADERS)
-        return StoredAnswer(self._body.digest(), status, headers, bytes(self._content))
+        return StoredAnswer(self._body.digest(), status, headers, bytes(self._content), sources=self._sources)
 
 
 def _content_type(message: Message) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -82,22 +81,18 @@ def wants_stream(request: dict[str, Any]) -> bool:
 
 async def answer_of(call: grpc.aio.UnaryUnaryCall[Any, T], receive: Receive) -> T:
     """The answer; ClientDisconnect, and the call is cancelled, if the client goes away before."""
-    answer = asyncio.ensure_future(_result(call))
     gone = asyncio.ensure_future(_disconnected(receive))
+    gone.add_done_callback(lambda _: call.cancel())
     try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnect
-        if answer.cancelled():
-            raise _given_up()
-        return answer.result()
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # It was not this task but the call that was cancelled.
+        raise ClientDisconnect if gone.done() else _given_up() from None
     finally:
         gone.cancel()
-        if not answer.done():
-            call.cancel()
-            answer.cancel()
-            with contextlib.suppress(asyncio.CancelledError, WireroomError):
-                await answer
 
 
 async def pieces_of(call: grpc.aio.UnaryStreamCall[Any, T]) -> AsyncGenerator[T, None]:
@@ -207,10 +202,6 @@ async def _watch(receive: Receive, queue: FrameQueue) -> None:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _result(call: grpc.aio.UnaryUnaryCall[Any, T]) -> T:
-    return await call
 
 
 def _given_up() -> WireroomError:

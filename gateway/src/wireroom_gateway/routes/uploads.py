@@ -28,6 +28,8 @@ async def upload_document(
     time_limit: float,
     max_file_bytes: int,
     fields: Mapping[str, Callable[[str], None]] = MappingProxyType({}),
+    readers: rag_pb2.DocumentAccess.ValueType = rag_pb2.DOCUMENT_ACCESS_UNSPECIFIED,
+    collection_id: str = "",
 ) -> rag_pb2.Document:
     """Stream the one part called `file` to `rag`. Each of `fields` must be there, too: a short text that its check does not refuse.
 
@@ -36,6 +38,7 @@ async def upload_document(
     messages = _FileParts(content_type, receive, max_file_bytes, fields).messages()
     # What is wrong with the head shows before anything reaches the service.
     first = await anext(messages)
+    first.head.access, first.head.collection_id = readers, collection_id
 
     async def requests() -> AsyncIterator[rag_pb2.UploadDocumentRequest]:
         yield first

@@ -95,6 +95,8 @@ class GenerationOutput(Output):
     error_code: str
     path: list[str]
     cache: str
+    # "partial" or "failed" where sources could not be searched.
+    retrieval: str
     tokens_in: int
     tokens_out: int
     micros: int
@@ -232,6 +234,7 @@ def _generation(answer: budgets_pb2.GetGenerationResponse) -> GenerationOutput:
         error_code=answer.error_code,
         path=list(answer.path),
         cache=answer.cache,
+        retrieval=answer.retrieval,
         tokens_in=answer.tokens_in,
         tokens_out=answer.tokens_out,
         micros=answer.micros,

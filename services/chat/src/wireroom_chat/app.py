@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Protocol
+from urllib.parse import urlsplit
 
 import grpc.aio
 
-from wireroom_chat.adapters.answer_store import AnswerStore
 from wireroom_chat.adapters.local_embeddings import NAME, RagEmbeddings
 from wireroom_chat.adapters.responses_sql import SqlResponses
 from wireroom_chat.adapters.retrieval import RagRetrieval
@@ -17,20 +18,22 @@ from wireroom_chat.adapters.vectors import RagVectors
 from wireroom_chat.assistant_wiring import assistant_wiring
 from wireroom_chat.budget_wiring import BudgetWiring
 from wireroom_chat.domain.extractive import QuoteSelector
+from wireroom_chat.domain.request import Unsupported
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.wire import Links
 from wireroom_chat.metrics import ChatMetrics, StreamMetrics
 from wireroom_chat.ports.providers import Embeddings
-from wireroom_chat.ports.retrieval import Retrieval
+from wireroom_chat.ports.retrieval import Retrieval, TextVectors
 from wireroom_chat.provider_wiring import ProviderWiring
 from wireroom_chat.session_wiring import SessionWiring
-from wireroom_chat.settings import ChatSettings
+from wireroom_chat.settings import ANSWER_SECONDS, ChatSettings
 from wireroom_chat.transport.compatibility import CompatibilityServicer
 from wireroom_chat.transport.grpc import InferenceServicer
 from wireroom_chat.transport.responses import ResponseServicer
 from wireroom_chat.transport.source_changes import source_changes
 from wireroom_chat.transport.streams import StreamServicer
-from wireroom_chat.usecases.answer_cache import AnswerCache, Vectors
+from wireroom_chat.usecases.answer_cache import PURPOSE, SOURCES, AnswerCache, Entry, Vectors, answers
+from wireroom_chat.usecases.checking import Checking
 from wireroom_chat.usecases.completing import CompleteChat
 from wireroom_chat.usecases.conversations import ORIGIN as SESSION_ORIGIN
 from wireroom_chat.usecases.embedding import EmbedTexts
@@ -45,6 +48,10 @@ from wireroom_chat.usecases.streams import Streams
 from wireroom_chat.usecases.texts import CompleteText
 from wireroom_common.runtime.service import Infra, Periodic, Service
 from wireroom_protos.chat.v1 import chat_pb2_grpc, compatibility_pb2_grpc, conversation_pb2_grpc, responses_pb2_grpc
+
+
+class AnyVectors(Vectors, TextVectors, Protocol):
+    """Vectors of questions and of what answers say."""
 
 
 def build(settings: ChatSettings, infra: Infra) -> Service:
@@ -63,7 +70,7 @@ def assemble(
     settings: ChatSettings,
     infra: Infra,
     retrieval: Retrieval,
-    vectors: Vectors,
+    vectors: AnyVectors,
     embeddings: Mapping[str, Embeddings] | None = None,
 ) -> Service:
     """The chat service on any source of passages and vectors. `embeddings`: built-in embedding models, by name."""
@@ -101,30 +108,44 @@ def assemble(
     directory, health = providing.directory, providing.health
     terms = Terms()
     selector = QuoteSelector(terms)
+    checking = Checking(terms, vectors, settings.support_timeout)
+    hosts = {*settings.allowed_link_hosts, urlsplit(infra.public_url()).hostname or ""} - {""}
     assisting = assistant_wiring(
-        settings, database, clock, retrieval=retrieval, selector=selector, terms=terms, public_url=infra.public_url()
+        settings,
+        database,
+        clock,
+        retrieval=retrieval,
+        selector=selector,
+        terms=terms,
+        public_url=infra.public_url(),
+        checking=checking,
+        hosts=hosts,
     )
-    answers = AnswerStore(infra.redis(), Seal(infra.secret("master"), "wireroom chat answers"), clock, infra.registry)
+    # Open also where none are kept: other replicas may keep them, and hear of changes from here.
+    kept_answers = infra.caches().open(
+        answers(settings.answer_cache_seconds or ANSWER_SECONDS), Entry, seal=Seal(infra.secret("master"), PURPOSE)
+    )
     completing = CompleteChat(
         directory=directory,
         generator=Generator(directory, health),
-        quoted=QuotedAnswer(retrieval, selector),
-        grounded=GroundedAnswer(retrieval, selector, terms),
+        quoted=QuotedAnswer(retrieval, selector, hosts=hosts),
+        grounded=GroundedAnswer(retrieval, selector, terms, checking=checking, hosts=hosts),
         runs=runs,
         streams=streams,
         links=Links(infra.public_url()),
         terms=terms,
-        cache=AnswerCache(answers, vectors, retrieval, clock, metrics, seconds=settings.answer_cache_seconds)
-        if settings.answer_cache_seconds
-        else None,
+        cache=AnswerCache(kept_answers, vectors, retrieval, clock, metrics) if settings.answer_cache_seconds else None,
         degrade=settings.degrade,
         assistants=assisting.assistants,
         assisting=assisting.answer,
+        embedding_models=tuple(embeddings or ()),
+        unsupported={name: Unsupported(policy) for name, policy in settings.unsupported.items()},
     )
     streams.revive = conversing.adopting(completing.take_up)
     responses = SqlResponses(database)
-    compatibility = CompatibilityServicer(CompleteText(completing), EmbedTexts(directory, health, runs, embeddings))
-    responding = ResponseServicer(Respond(completing, responses, clock))
+    compatibility = CompatibilityServicer(CompleteText(completing, streams), EmbedTexts(directory, health, runs, embeddings))
+    respond = Respond(completing, streams, responses, clock)
+    responding = ResponseServicer(respond)
     chatting = conversing.parts(
         completing=completing, directory=directory, personas=assisting.personas, terms=terms, registry=infra.registry
     )
@@ -150,13 +171,14 @@ def assemble(
     async def stop() -> None:
         await streams.stop()
         await runs.drain()
+        await respond.drain()
         await providing.stop()
 
     return Service(
         name="chat",
         rpc=[register, assisting.rpc, budgeting.rpc, chatting.rpc, providing.rpc],
         subscriptions=[
-            source_changes(database, answers.sources_changed),
+            source_changes(database, lambda tenant_id: kept_answers.invalidate(tenant_id, SOURCES)),
             *budgeting.subscriptions,
             *chatting.subscriptions,
             *providing.subscriptions,

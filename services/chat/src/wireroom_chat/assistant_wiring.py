@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from wireroom_chat.transport.assistants import AssistantServicer
 from wireroom_chat.transport.tools import ArtefactServicer, ToolServicer
 from wireroom_chat.usecases.assistants import Assistants, built_in_assistants
 from wireroom_chat.usecases.assisting import AssistantAnswer
+from wireroom_chat.usecases.checking import Checking
 from wireroom_chat.usecases.quoting import QuotedAnswer
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
@@ -70,6 +72,8 @@ def assistant_wiring(
     selector: QuoteSelector,
     terms: Terms,
     public_url: str,
+    checking: Checking | None = None,
+    hosts: Collection[str] = (),
 ) -> AssistantWiring:
     """All of it."""
     artefacts = SqlArtefacts(database, clock, lifetime=settings.artefact_lifetime, per_user=settings.max_artefacts)
@@ -88,7 +92,13 @@ def assistant_wiring(
     return AssistantWiring(
         assistants,
         AssistantAnswer(
-            retrieval, selector, terms, quoted=QuotedAnswer(retrieval, selector), toolbox=toolbox, public_url=public_url
+            retrieval,
+            selector,
+            terms,
+            quoted=QuotedAnswer(retrieval, selector, hosts=hosts),
+            toolbox=toolbox,
+            public_url=public_url,
+            checking=checking,
         ),
         AssistantPersonas(assistants),
         (Periodic("purge-artefacts", settings.purge_interval, purge),),

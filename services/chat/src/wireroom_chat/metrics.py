@@ -14,6 +14,12 @@ class ChatMetrics:
         self._completions = Counter(
             "wireroom_chat_completions_total", "Completions that ended.", ["provider", "status", "mode"], registry=registry
         )
+        self._retrievals = Counter(
+            "wireroom_chat_incomplete_retrievals_total",
+            "Answers for which not all sources could be searched.",
+            ["result"],
+            registry=registry,
+        )
         self._lookups = Counter("wireroom_chat_answer_cache_total", "Looks for kept answers.", ["result"], registry=registry)
         self._tokens = Counter(
             "wireroom_chat_tokens_total", "Tokens of completions.", ["provider", "direction"], registry=registry
@@ -35,6 +41,8 @@ class ChatMetrics:
         self._completions.labels(provider, settlement.status, settlement.answer_mode).inc()
         self._tokens.labels(provider, "in").inc(settlement.tokens_in)
         self._tokens.labels(provider, "out").inc(settlement.tokens_out)
+        if settlement.retrieval:
+            self._retrievals.labels(settlement.retrieval).inc()
         if settlement.status == "completed":
             self._first_token.labels(provider).observe(settlement.first_token_milliseconds / 1000)
 

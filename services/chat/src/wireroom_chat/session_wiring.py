@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from wireroom_chat.adapters.pdf_transcript import PdfTranscript
 from wireroom_chat.adapters.sessions_sql import SqlSessions
 from wireroom_chat.adapters.turns_sql import SqlTurns
+from wireroom_chat.domain.frames import Info
 from wireroom_chat.domain.history import HistoryLimits
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.metrics import FeedbackMetrics
@@ -65,11 +66,11 @@ class SessionWiring:
     def adopting(self, revive: Revive) -> Revive:
         """`revive` that keeps the lease of a session's turn from here on, when the process that began it is gone."""
 
-        def adopt(opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
+        def adopt(opening: Opening, info: Info | None, chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
             generation = opening.generation
             if generation.origin.kind == ORIGIN:
                 self._running.add(UUID(generation.origin.id), generation.tenant_id)
-            return revive(opening, path, chunks)
+            return revive(opening, info, chunks)
 
         return adopt
 

@@ -13,6 +13,9 @@ from wireroom_chat.domain.answer import Degrade
 from wireroom_chat.domain.provider_address import check_address
 from wireroom_chat.domain.providers import Wire
 
+# For how long answers are given again unless a setting says otherwise.
+ANSWER_SECONDS = 1800.0
+
 
 class ProviderSettings(BaseModel):
     """One OpenAI-compatible provider."""
@@ -82,6 +85,22 @@ class ChatSettings(BaseSettings):
         default=256, ge=1, le=100_000, description="Answers of one tenant under way at a time in one process."
     )
     retrieval_timeout: float = Field(default=5.0, gt=0, le=60, description="Seconds for one call of the rag service.")
+    support_timeout: float = Field(
+        default=1.0,
+        gt=0,
+        le=30,
+        description="Seconds that a sentence waits for the vectors of its check; without them its words decide alone.",
+    )
+    unsupported: dict[str, Literal["drop", "flag"]] = Field(
+        default_factory=dict,
+        description="What becomes of sentences that their source does not bear out, by tenant id or `*`, where the request does not say.",
+        max_length=10_000,
+    )
+    allowed_link_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts that links in answers from sources may lead to, beside this installation and the sources' own addresses.",
+        max_length=500,
+    )
     max_generation: float = Field(
         default=1800.0, ge=60, le=86400, description="Seconds after which a running completion counts as abandoned."
     )
@@ -90,7 +109,7 @@ class ChatSettings(BaseSettings):
         description="When quotes stand in where no provider answers or no budget pays: always (if they fit), grounded, never.",
     )
     answer_cache_seconds: float = Field(
-        default=1800.0, ge=0, le=86400, description="Seconds for which a kept answer is given again; 0 keeps none."
+        default=ANSWER_SECONDS, ge=0, le=86400, description="Seconds for which a kept answer is given again; 0 keeps none."
     )
     sweep_interval: float = Field(default=60.0, ge=1, le=3600, description="Seconds between two looks for abandoned completions.")
 

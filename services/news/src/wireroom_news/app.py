@@ -8,9 +8,12 @@ from wireroom_news.fetching.client import FeedClient, FetchLimits, Resolve, syst
 from wireroom_news.fetching.pacing import HostPacer
 from wireroom_news.parsing.process import ParserProcess
 from wireroom_news.settings import NewsSettings
+from wireroom_news.storage.articles import ArticleVersion
+from wireroom_news.transport.article_changes import article_changes
 from wireroom_news.transport.feed_rpc import FeedServicer
 from wireroom_news.transport.news_rpc import NewsServicer
 from wireroom_news.usecases.add_feed import AddFeed
+from wireroom_news.usecases.article_lists import ArticleLists, article_lists
 from wireroom_news.usecases.fetch_feed import FetchFeed
 from wireroom_news.usecases.read_feed import FeedReader
 from wireroom_news.usecases.refresh import Refresh
@@ -40,9 +43,11 @@ def build(settings: NewsSettings, infra: Infra, *, resolve: Resolve = system_res
         timeout=settings.parse_timeout_seconds, memory_bytes=settings.parse_memory_bytes, idle_seconds=settings.parse_idle_seconds
     )
     reader = FeedReader(client, parser, clock, infra.registry)
-    refresh = Refresh(database, FetchFeed(database, reader, clock, settings), clock, settings)
-    feed_servicer = FeedServicer(database, AddFeed(database, reader, clock, settings), refresh, clock)
-    news_servicer = NewsServicer(database)
+    seconds = settings.list_cache_seconds
+    lists = ArticleLists(database, infra.caches().open(article_lists(seconds), list[ArticleVersion]) if seconds else None)
+    refresh = Refresh(database, FetchFeed(database, reader, clock, settings, lists), clock, settings)
+    feed_servicer = FeedServicer(database, AddFeed(database, reader, clock, settings, lists), refresh, clock, lists)
+    news_servicer = NewsServicer(database, lists)
 
     async def fetch_due() -> None:
         await refresh.due()
@@ -57,6 +62,7 @@ def build(settings: NewsSettings, infra: Infra, *, resolve: Resolve = system_res
             lambda server: news_pb2_grpc.add_FeedServiceServicer_to_server(feed_servicer, server),
             lambda server: news_pb2_grpc.add_NewsServiceServicer_to_server(news_servicer, server),
         ),
+        subscriptions=(article_changes(database, lists),),
         periodic=(Periodic("fetch_due_feeds", _LOOK_FOR_DUE_FEEDS_SECONDS, fetch_due),),
         checks={"database": database.ping},
         stop=stop,

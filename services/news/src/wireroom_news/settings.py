@@ -42,6 +42,12 @@ class NewsSettings(BaseSettings):
     )
     fetches_kept: int = Field(default=50, ge=1, le=1000, description="Fetch records kept per feed.")
     versions_kept: int = Field(default=50, ge=2, le=1000, description="Versions kept per article.")
+    list_cache_seconds: float = Field(
+        default=1800.0,
+        ge=0,
+        le=86_400,
+        description="How long lists and searches of articles are kept, unless articles change before; 0 keeps none. Needs Redis.",
+    )
     user_agent: str = Field(
         default="Wireroom/0.1 (feed reader)", min_length=1, max_length=200, description="Name given to the feeds' servers."
     )

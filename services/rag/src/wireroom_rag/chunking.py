@@ -13,6 +13,8 @@ from wireroom_rag.domain.document import Chunk, ExtractedText, page_at
 
 # The model reads 256 tokens, two of which are its own marks.
 CHUNK_TOKENS = 250
+# Rename it when texts are cut otherwise: generations say by which they were made.
+CHUNKER = "tokens-250"
 # Longer stretches are cut at a paragraph first: the splitter holds the interpreter's lock while it works.
 _STRETCH = 20_000
 

@@ -72,6 +72,8 @@ class NativeFrames:
 
     def _ready(self, seq: int, info: CompletionInfo) -> NativeFrame:
         body: dict[str, Any] = {"stream_id": info.completion_id, "model": info.model, "answer_mode": info.answer_mode}
+        if info.retrieval:
+            body["retrieval"] = info.retrieval
         if self.session_id:
             body["session_id"] = self.session_id
         if self.message_id:

@@ -29,7 +29,7 @@ After = Annotated[
 
 
 # The schema is that of one event.
-_EVENTS: dict[str, Any] = {
+EVENTS: dict[str, Any] = {
     "description": "Server-sent events",
     "content": {
         "text/event-stream": {
@@ -100,7 +100,7 @@ def add_streaming_routes(api: FastAPI, services: Services, waiting: Waiting, *, 
         response_class=EventStream,
         response_model=None,
         description="Events `ready`, `token`, `citation`, `tool`, `usage`, then `done` or `error`. Their ids resume the stream.",
-        responses={200: _EVENTS, **problem_responses(404, 409, 415)},
+        responses={200: EVENTS, **problem_responses(404, 409, 415)},
     )
     @access("chat:use", bucket=Bucket.CHAT, prompt=True)
     async def stream_message(body: ChatInput) -> EventStream:
@@ -122,7 +122,7 @@ def add_streaming_routes(api: FastAPI, services: Services, waiting: Waiting, *, 
         response_class=EventStream,
         response_model=None,
         description="The events after `Last-Event-ID` or `after`, then live until the end.",
-        responses={200: _EVENTS, **problem_responses(404, 409)},
+        responses={200: EVENTS, **problem_responses(404, 409)},
     )
     @access("chat:use")
     async def resume_stream(stream_id: str, request: Request, after: After = 0) -> EventStream:

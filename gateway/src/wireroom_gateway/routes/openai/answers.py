@@ -37,6 +37,8 @@ def answer_headers(info: chat_pb2.CompletionInfo | None, *, final: bool) -> Head
         headers.append((b"x-provider-path", _ascii(",".join(info.provider_path))))
     if info.cache:
         headers.append((b"x-cache", _ascii(info.cache)))
+    if info.retrieval:
+        headers.append((b"x-retrieval", _ascii(info.retrieval)))
     if final:
         headers.append((b"x-cost-micros", b"%d" % info.cost_micros))
     if info.HasField("budget_remaining_micros"):
@@ -105,4 +107,6 @@ def described(
 
 def _ascii(text: str) -> bytes:
     """Names of models come from configurations; a header takes no line breaks and no other characters."""
+    if text.isascii() and text.isprintable():
+        return text.encode("ascii")
     return "".join(character if " " <= character <= "~" else "?" for character in text).encode("ascii")

@@ -10,6 +10,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from wireroom_gateway.access import Body, Bucket, access
+from wireroom_gateway.reattaching import ReattachingMade
 from wireroom_gateway.routes.answering import (
     Waiting,
     answer_of,
@@ -20,7 +21,7 @@ from wireroom_gateway.routes.answering import (
 )
 from wireroom_gateway.routes.openai.answers import ChunkEvents, described, send_answer
 from wireroom_protos.chat.v1 import compatibility_pb2 as messages
-from wireroom_protos.chat.v1 import compatibility_pb2_grpc
+from wireroom_protos.chat.v1 import compatibility_pb2_grpc, conversation_pb2, conversation_pb2_grpc
 
 COMPLETIONS, EMBEDDINGS, MODERATIONS = "/v1/completions", "/v1/embeddings", "/v1/moderations"
 _OBJECT = {"type": "object"}
@@ -84,10 +85,15 @@ OPENAPI: dict[str, Any] = {
 }
 
 
-def add_compatibility_routes(api: FastAPI, stub: compatibility_pb2_grpc.CompatibilityServiceAsyncStub, waiting: Waiting) -> None:
+def add_compatibility_routes(
+    api: FastAPI,
+    stub: compatibility_pb2_grpc.CompatibilityServiceAsyncStub,
+    streams: conversation_pb2_grpc.StreamServiceAsyncStub,
+    waiting: Waiting,
+) -> None:
     """Plain ASGI endpoints."""
     for path, endpoint in (
-        (COMPLETIONS, Completions(stub, waiting)),
+        (COMPLETIONS, Completions(stub, streams, waiting)),
         (EMBEDDINGS, Embeddings(stub, waiting)),
         (MODERATIONS, Moderations(stub, waiting)),
     ):
@@ -98,20 +104,38 @@ def add_compatibility_routes(api: FastAPI, stub: compatibility_pb2_grpc.Compatib
 class Completions:
     """A client that goes away cancels the call."""
 
-    def __init__(self, stub: compatibility_pb2_grpc.CompatibilityServiceAsyncStub, waiting: Waiting) -> None:
+    def __init__(
+        self,
+        stub: compatibility_pb2_grpc.CompatibilityServiceAsyncStub,
+        streams: conversation_pb2_grpc.StreamServiceAsyncStub,
+        waiting: Waiting,
+    ) -> None:
         self._stub = stub
+        self._streams = streams
         self._waiting = waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         body, request = await read_object(scope, receive)
         if wants_stream(request):
-            stream = self._stub.StreamCompleteText(messages.StreamCompleteTextRequest(body=body), timeout=self._waiting.answer)
+            stream = self._stream(body)
             await send_events((scope, receive, send), stream, ChunkEvents(), self._waiting, started)
             return
         overhead = time.perf_counter() - started
         call = self._stub.CompleteText(messages.CompleteTextRequest(body=body), timeout=self._waiting.answer)
         await send_answer(receive, send, call, overhead)
+
+    def _stream(self, body: bytes) -> ReattachingMade:
+        """The chunks, from another replica when the one that makes them is gone."""
+
+        def again(stream_id: str, known: int, tail: list[conversation_pb2.StreamFrame]) -> Any:
+            request = messages.ResumeCompleteTextRequest(body=body, stream_id=stream_id, chunks=known, tail=tail)
+            return self._stub.ResumeCompleteText(request, timeout=self._waiting.answer)
+
+        call = self._stub.StreamCompleteText(messages.StreamCompleteTextRequest(body=body), timeout=self._waiting.answer)
+        return ReattachingMade(
+            call, self._streams, again=again, counts=lambda part: bool(part.HasField("data")), timeout=self._waiting.answer
+        )
 
 
 @access("llm:invoke", bucket=Bucket.CHAT, body=Body.CHAT)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from typing import Annotated, Literal
 
-import grpc.aio
 from fastapi import FastAPI, Query, Request, Response
-from starlette.responses import StreamingResponse
 
 from wireroom_gateway.access import Body, Bucket, access
 from wireroom_gateway.problems import http_problem
-from wireroom_gateway.routes.answering import pieces_of
 from wireroom_gateway.routes.application import problem_responses
+from wireroom_gateway.routes.downloads import CONTENT, download
 from wireroom_gateway.routes.fields import Output
 from wireroom_gateway.routes.openai.objects import Cursor, Order, document_of, file_id, seconds
 from wireroom_gateway.routes.uploads import upload_document
@@ -45,14 +41,6 @@ _UPLOAD_BODY = {
             }
         },
     }
-}
-_CONTENT: dict[int | str, dict[str, Any]] = {
-    **problem_responses(404),
-    200: {
-        "description": "The file",
-        "content": {"application/octet-stream": {}},
-        "headers": {"content-disposition": {"schema": {"type": "string"}}},
-    },
 }
 
 
@@ -135,11 +123,11 @@ def add_file_routes(api: FastAPI, services: Services, *, timeout: float, upload_
         await stub.DeleteDocument(rag_pb2.DeleteDocumentRequest(id=document_id), timeout=timeout)
         return DeletedFileOutput(id=file_id(document_id))
 
-    @api.get(f"{PATH}/{{id}}/content", tags=["openai"], response_class=Response, responses=_CONTENT)
+    @api.get(f"{PATH}/{{id}}/content", tags=["openai"], response_class=Response, responses=CONTENT)
     @access("docs:read")
     async def file_content(id: str) -> Response:  # noqa: A002 - the path's name for it
         request = rag_pb2.GetContentRequest(id=document_of(id))
-        return await _content(stub.GetContent(request, timeout=upload_timeout))
+        return await download(stub.GetContent(request, timeout=upload_timeout))
 
 
 def _check_purpose(purpose: str) -> None:
@@ -147,39 +135,6 @@ def _check_purpose(purpose: str) -> None:
         raise http_problem(
             400, f"Files are taken for the purposes {' and '.join(_PURPOSES)} only: to be searched.", code="purpose_unsupported"
         )
-
-
-async def _content(call: grpc.aio.UnaryStreamCall[rag_pb2.GetContentRequest, rag_pb2.GetContentResponse]) -> Response:
-    pieces = pieces_of(call)
-    try:
-        # With the first bytes it is known that the file is there.
-        document = (await anext(pieces)).document
-        first = await _next(pieces)
-    except BaseException:
-        await pieces.aclose()
-        raise
-
-    async def body() -> AsyncGenerator[bytes, None]:
-        try:
-            yield first
-            async for piece in pieces:
-                yield piece.data
-        finally:
-            await pieces.aclose()
-
-    # Never as a type that a browser would open: whoever uploads decides what is in it.
-    headers = {
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(document.name, safe='')}",
-        "cache-control": "no-store",
-        "content-length": str(document.size),
-    }
-    return StreamingResponse(body(), media_type="application/octet-stream", headers=headers)
-
-
-async def _next(pieces: AsyncGenerator[rag_pb2.GetContentResponse, None]) -> bytes:
-    async for piece in pieces:
-        return piece.data
-    return b""
 
 
 def _file(document: rag_pb2.Document) -> FileOutput:

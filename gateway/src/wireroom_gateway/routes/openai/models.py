@@ -37,4 +37,5 @@ def add_model_routes(api: FastAPI, services: Services, *, timeout: float) -> Non
 
 
 def _model(model: chat_pb2.Model) -> dict[str, Any]:
-    return {"id": model.id, "object": "model", "created": model.created, "owned_by": model.owned_by}
+    # `type` is no member of OpenAI's.
+    return {"id": model.id, "object": "model", "created": model.created, "owned_by": model.owned_by, "type": model.type or "chat"}

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from wireroom_gateway.access import Body, Bucket, access
+from wireroom_gateway.reattaching import ReattachingMade
 from wireroom_gateway.routes.answering import (
     Headers,
     Waiting,
@@ -23,7 +24,7 @@ from wireroom_gateway.routes.answering import (
 from wireroom_gateway.routes.application import problem_responses
 from wireroom_gateway.routes.fields import IdFilter, Output
 from wireroom_gateway.routes.openai.answers import answer_headers, described, send_answer
-from wireroom_protos.chat.v1 import chat_pb2, responses_pb2, responses_pb2_grpc
+from wireroom_protos.chat.v1 import chat_pb2, conversation_pb2, conversation_pb2_grpc, responses_pb2, responses_pb2_grpc
 
 PATH = "/v1/responses"
 _RESPONSE: dict[str, Any] = {
@@ -79,20 +80,46 @@ class DeletedResponseOutput(Output):
 class CreateResponse:
     """A client that goes away cancels the call."""
 
-    def __init__(self, stub: responses_pb2_grpc.ResponseServiceAsyncStub, waiting: Waiting) -> None:
+    def __init__(
+        self,
+        stub: responses_pb2_grpc.ResponseServiceAsyncStub,
+        streams: conversation_pb2_grpc.StreamServiceAsyncStub,
+        waiting: Waiting,
+    ) -> None:
         self._stub = stub
+        self._streams = streams
         self._waiting = waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         body, request = await read_object(scope, receive)
         if wants_stream(request):
-            stream = self._stub.StreamResponse(responses_pb2.StreamResponseRequest(body=body), timeout=self._waiting.answer)
+            stream = self._stream(body)
             await send_events((scope, receive, send), stream, _ResponseEvents(), self._waiting, started)
             return
         overhead = time.perf_counter() - started
         call = self._stub.CreateResponse(responses_pb2.CreateResponseRequest(body=body), timeout=self._waiting.answer)
         await send_answer(receive, send, call, overhead)
+
+    def _stream(self, body: bytes) -> ReattachingMade:
+        """The events, from another replica when the one that makes them is gone."""
+        first: list[bytes] = []
+
+        def counts(part: Any) -> bool:
+            if not part.HasField("event"):
+                return False
+            if not first:
+                first.append(part.event.data)
+            return True
+
+        def again(stream_id: str, known: int, tail: list[conversation_pb2.StreamFrame]) -> Any:
+            # The first event holds the response's id. Without it nothing is known of the response: another one may be made.
+            name = orjson.loads(first[0])["response"]["id"] if first else ""
+            request = responses_pb2.ResumeResponseRequest(body=body, id=name, stream_id=stream_id, events=known, tail=tail)
+            return self._stub.ResumeResponse(request, timeout=self._waiting.answer)
+
+        call = self._stub.StreamResponse(responses_pb2.StreamResponseRequest(body=body), timeout=self._waiting.answer)
+        return ReattachingMade(call, self._streams, again=again, counts=counts, timeout=self._waiting.answer)
 
 
 class _ResponseEvents:
@@ -127,10 +154,15 @@ class _ResponseEvents:
 
 
 def add_response_routes(
-    api: FastAPI, stub: responses_pb2_grpc.ResponseServiceAsyncStub, waiting: Waiting, *, timeout: float
+    api: FastAPI,
+    stub: responses_pb2_grpc.ResponseServiceAsyncStub,
+    streams: conversation_pb2_grpc.StreamServiceAsyncStub,
+    waiting: Waiting,
+    *,
+    timeout: float,
 ) -> None:
     """Stored responses are seen by their owner only."""
-    api.router.routes.append(Route(PATH, CreateResponse(stub, waiting), methods=["POST"]))
+    api.router.routes.append(Route(PATH, CreateResponse(stub, streams, waiting), methods=["POST"]))
 
     @api.get(f"{PATH}/{{id}}", tags=["openai"], response_class=Response, responses=_WITH_BODY)
     @access("llm:invoke")

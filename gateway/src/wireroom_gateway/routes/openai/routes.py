@@ -19,6 +19,6 @@ def add_openai_routes(api: FastAPI, services: Services, waiting: Waiting, *, tim
     """`timeout`: seconds for what needs no model. To be called first: routes are tried in order, and this is the hot one."""
     chat = completions.ChatCompletions(services.inference, services.streams, waiting)
     api.router.routes.append(Route(completions.PATH, chat, methods=["POST"]))
-    responses.add_response_routes(api, services.responses, waiting, timeout=timeout)
-    compatibility.add_compatibility_routes(api, services.compatibility, waiting)
+    responses.add_response_routes(api, services.responses, services.streams, waiting, timeout=timeout)
+    compatibility.add_compatibility_routes(api, services.compatibility, services.streams, waiting)
     add_model_routes(api, services, timeout=timeout)

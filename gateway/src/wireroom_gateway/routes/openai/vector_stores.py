@@ -39,6 +39,7 @@ from wireroom_protos.rag.v1 import collections_pb2, rag_pb2
 PATH = "/v1/vector_stores"
 _PENDING = (
     rag_pb2.DOCUMENT_STATE_RECEIVED,
+    rag_pb2.DOCUMENT_STATE_SCANNED,
     rag_pb2.DOCUMENT_STATE_EXTRACTED,
     rag_pb2.DOCUMENT_STATE_CHUNKED,
     rag_pb2.DOCUMENT_STATE_EMBEDDED,
@@ -51,7 +52,6 @@ _STATES = {
 _STATUS = {state: status for status, states in _STATES.items() for state in states}
 # The fused score of what both ways of searching put first: 2 / (60 + 1).
 _BEST_SCORE = 2 / 61
-_MAX_COMPARISONS = 16
 _Text = Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"^[^\x00]*$")]
 StoreName = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
 FileStatus = Annotated[Literal["in_progress", "completed", "failed", "cancelled"] | None, Query()]
@@ -67,8 +67,15 @@ class FileCountsOutput(Output):
     total: int
 
 
+class ExpiryOutput(Output):
+    """After how many days without a search or a change it goes; its files stay."""
+
+    anchor: Literal["last_active_at"] = "last_active_at"
+    days: int
+
+
 class VectorStoreOutput(Output):
-    """A collection; nothing in it expires."""
+    """A collection."""
 
     id: str
     object: Literal["vector_store"] = "vector_store"
@@ -78,7 +85,7 @@ class VectorStoreOutput(Output):
     usage_bytes: int
     file_counts: FileCountsOutput
     status: Literal["in_progress", "completed"]
-    expires_after: None = None
+    expires_after: ExpiryOutput | None = None
     expires_at: int | None = None
     last_active_at: int | None
     metadata: dict[str, Any]
@@ -168,10 +175,10 @@ class SearchOutput(Output):
 
 
 class ExpiryInput(Input):
-    """Not supported; refused with an explanation."""
+    """After how many days without a search or a change the store goes; its files stay."""
 
-    anchor: str
-    days: int
+    anchor: Literal["last_active_at"] = "last_active_at"
+    days: Annotated[int, Field(ge=1, le=365)]
 
 
 class NewStoreInput(Input):
@@ -211,7 +218,7 @@ class RankingInput(Input):
 
 
 class SearchInput(Input):
-    """`filters`: `eq` comparisons, alone or joined by `and`. `rewrite_query` has no effect."""
+    """`filters`: comparisons, alone or joined by `and` and `or`. `rewrite_query` has no effect."""
 
     query: _Text | Annotated[list[_Text], Field(min_length=1, max_length=10)]
     max_num_results: Annotated[int, Field(ge=1, le=50)] = 10
@@ -233,7 +240,6 @@ def _add_stores(api: FastAPI, services: Services, *, timeout: float) -> None:
     @api.post(PATH, tags=["openai"], responses=problem_responses(404, 409, 415))
     @access("collections:manage:own")
     async def create_store(body: NewStoreInput) -> VectorStoreOutput:
-        _refuse_expiry(body.expires_after)
         _refuse_chunking(body.chunking_strategy)
         request = collections_pb2.CreateCollectionRequest(
             name=body.name or "",
@@ -241,6 +247,7 @@ def _add_stores(api: FastAPI, services: Services, *, timeout: float) -> None:
             visibility=VISIBILITIES[body.visibility],
             metadata=orjson.dumps(body.metadata or {}),
             document_ids=[document_of(given) for given in body.file_ids],
+            expires_days=body.expires_after.days if body.expires_after else 0,
         )
         return _store((await stub.CreateCollection(request, timeout=timeout)).collection)
 
@@ -264,12 +271,12 @@ def _add_stores(api: FastAPI, services: Services, *, timeout: float) -> None:
     @api.post(f"{PATH}/{{id}}", tags=["openai"], responses=problem_responses(404, 409, 415))
     @access("collections:manage:own")
     async def change_store(id: str, body: StoreChangeInput) -> VectorStoreOutput:  # noqa: A002 - the path's name for it
-        _refuse_expiry(body.expires_after)
         request = collections_pb2.UpdateCollectionRequest(
             id=collection_of(id),
             name=body.name,
             visibility=VISIBILITIES[body.visibility] if body.visibility else UNCHANGED,
             metadata=orjson.dumps(body.metadata) if body.metadata is not None else None,
+            expires_days=body.expires_after.days if body.expires_after else None,
         )
         return _store((await stub.UpdateCollection(request, timeout=timeout)).collection)
 
@@ -343,14 +350,14 @@ def _add_search(api: FastAPI, services: Services, *, timeout: float) -> None:
     async def search_store(id: str, body: SearchInput) -> SearchOutput:  # noqa: A002 - the path's name for it
         collection_id = collection_of(id)
         queries = [body.query] if isinstance(body.query, str) else body.query
-        wanted = orjson.dumps(_attributes(body.filters)) if body.filters is not None else b""
+        wanted = orjson.dumps(body.filters) if body.filters is not None else b""
         requests = [
             rag_pb2.RetrieveRequest(
                 query=query,
                 top_k=body.max_num_results,
                 kinds=[rag_pb2.SOURCE_KIND_DOCUMENT],
                 collection_ids=[collection_id],
-                member_attributes=wanted,
+                member_filter=wanted,
             )
             for query in queries
         ]
@@ -380,38 +387,6 @@ def _score(passage: rag_pb2.Passage) -> float:
     return min(1.0, passage.score / _BEST_SCORE)
 
 
-def _attributes(filters: dict[str, Any], *, nested: bool = False) -> dict[str, Any]:
-    """What `eq` comparisons, alone or joined by `and`, demand."""
-    match filters:
-        case {"type": "eq", "key": str(key), "value": str() | int() | float() | bool() as value, **rest} if not rest:
-            return {key: value}
-        case {"type": "and", "filters": [*parts], **rest} if not rest and not nested and 0 < len(parts) <= _MAX_COMPARISONS:
-            wanted: dict[str, Any] = {}
-            for part in parts:
-                for key, value in _attributes(part, nested=True).items() if isinstance(part, dict) else _refused_filter():
-                    if wanted.setdefault(key, value) != value:
-                        raise _unsupported_filter()
-            return wanted
-    raise _unsupported_filter()
-
-
-def _refused_filter() -> Any:
-    raise _unsupported_filter()
-
-
-def _unsupported_filter() -> Exception:
-    return invalid(
-        "filter_unsupported",
-        "Filters are comparisons with 'eq', alone or joined by one 'and'; other types are not supported.",
-        field="filters",
-    )
-
-
-def _refuse_expiry(expires_after: ExpiryInput | None) -> None:
-    if expires_after is not None:
-        raise invalid("expiry_unsupported", "Vector stores do not expire here: leave 'expires_after' out.", field="expires_after")
-
-
 def _refuse_chunking(strategy: dict[str, Any] | None) -> None:
     if strategy not in (None, {"type": "auto"}):
         raise invalid("chunking_unsupported", "Only the chunking strategy 'auto' is there.", field="chunking_strategy")
@@ -428,7 +403,9 @@ def _store(collection: collections_pb2.Collection) -> VectorStoreOutput:
         usage_bytes=collection.size,
         file_counts=FileCountsOutput(in_progress=pending, completed=completed, failed=failed, total=pending + completed + failed),
         status="in_progress" if pending else "completed",
-        last_active_at=seconds(collection, "updated_at"),
+        last_active_at=seconds(collection, "last_active_at"),
+        expires_after=ExpiryOutput(days=collection.expires_days) if collection.expires_days else None,
+        expires_at=seconds(collection, "last_active_at") + collection.expires_days * 86_400 if collection.expires_days else None,
         metadata=orjson.loads(collection.metadata or b"{}"),
     )
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import aio_pika
+import aiormq
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, AMQPError, DeliveryError
 from aio_pika.exceptions import PublishError as ReturnedError
 
@@ -21,6 +22,8 @@ from wireroom_common.bus.delivery import ConsumerUnavailableError, Deliverer, Ru
 from wireroom_common.bus.envelope import Envelope
 from wireroom_common.bus.port import DeadLetter, Subscription
 from wireroom_common.error_text import describe_error
+
+_DEFAULT_EXCHANGE = ""
 
 _log = structlog.get_logger("wireroom.bus")
 
@@ -67,9 +70,7 @@ class Session:
         self._attaching: list[asyncio.Task[None]] = []
         self._unattached: set[str] = set()
         self._consumers: list[tuple[AbstractQueue, str]] = []
-        self._events: AbstractExchange
-        self._dead: AbstractExchange
-        self._default: AbstractExchange
+        self._publisher: aiormq.Channel
         connection.close_callbacks.add(self._on_close)
 
     async def open(self, subscriptions: Sequence[Subscription]) -> None:
@@ -77,9 +78,7 @@ class Session:
         setup = await self._channel()
         await topology.declare_catalogue(setup, self._catalogue, self._limits.retry_delays)
         publisher = await self._channel()
-        self._events = await publisher.get_exchange(topology.EVENTS_EXCHANGE, ensure=False)
-        self._dead = await publisher.get_exchange(topology.DEAD_EXCHANGE, ensure=False)
-        self._default = publisher.default_exchange
+        self._publisher = cast("aiormq.Channel", await publisher.get_underlay_channel())
         # One queue that the broker cannot serve must not keep the others waiting: its consumer alone is tried again.
         self._unattached = {subscription.consumer for subscription in subscriptions if subscription.work is not None}
         self._attaching = [asyncio.create_task(self._attach(subscription)) for subscription in subscriptions]
@@ -98,7 +97,7 @@ class Session:
     async def publish(self, envelope: Envelope) -> None:
         """Return when the broker has confirmed the event for every queue bound to its type."""
         wanted = bool(self._catalogue.events[envelope.type].consumers)
-        await self._send(self._events, wire.to_message(envelope), envelope.type, mandatory=wanted)
+        await self._send(topology.EVENTS_EXCHANGE, envelope.type, envelope.data, wire.EventProperties(envelope), mandatory=wanted)
 
     async def dead_letters(self, consumer: str, limit: int) -> list[DeadLetter]:
         """Read and give back. Two readers at the same time see a part each."""
@@ -248,15 +247,28 @@ class Session:
         self, subscription: Subscription, message: AbstractIncomingMessage, attempts: int, delay: float, error: str
     ) -> None:
         queue = topology.retry_queue(subscription.consumer, delay)
-        await self._send(self._default, _copy(message, attempts, error), queue, mandatory=True)
+        copy = _copy(message, attempts, error)
+        await self._send(_DEFAULT_EXCHANGE, queue, copy.body, copy.properties, mandatory=True)
 
     async def _bury(self, subscription: Subscription, message: AbstractIncomingMessage, attempts: int, error: str) -> None:
-        await self._send(self._dead, _copy(message, attempts, error), subscription.consumer, mandatory=True)
+        copy = _copy(message, attempts, error)
+        await self._send(topology.DEAD_EXCHANGE, subscription.consumer, copy.body, copy.properties, mandatory=True)
 
-    async def _send(self, exchange: AbstractExchange, message: aio_pika.Message, key: str, *, mandatory: bool) -> None:
+    async def _send(
+        self, exchange: str, key: str, body: bytes, properties: aiormq.spec.Basic.Properties, *, mandatory: bool
+    ) -> None:
         async with self._window:
             try:
-                await exchange.publish(message, key, mandatory=mandatory, timeout=self._limits.publish_timeout)
+                # Without `wait` messages leave together; each is still waited for until the broker has confirmed it.
+                await self._publisher.basic_publish(
+                    body,
+                    exchange=exchange,
+                    routing_key=key,
+                    properties=properties,
+                    mandatory=mandatory,
+                    timeout=self._limits.publish_timeout,
+                    wait=False,
+                )
             except ReturnedError as error:
                 raise RefusedByBrokerError(f"No queue takes '{key}'.") from error
             except TimeoutError as error:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from base64 import b64decode
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+import orjson
 import psycopg
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -19,12 +22,28 @@ from wireroom_common.bus.delivery import backoff
 from wireroom_common.bus.envelope import Envelope
 from wireroom_common.bus.port import Bus, PublishError
 from wireroom_common.db import Database
+from wireroom_common.db.prepared import Statement
 from wireroom_common.error_text import describe_error
 
 DEPTH_COUNTED_TO = 100_000
 SAMPLE_SECONDS = 5.0
 # How long events may gather after a batch that was not full.
 GATHER_SECONDS = 0.025
+
+# $1: how many, $2: for how many seconds.
+_TAKE = Statement(
+    """
+    WITH due AS MATERIALIZED (
+        SELECT id FROM outbox WHERE leased_until IS NULL OR leased_until < now()
+        ORDER BY id LIMIT CAST($1 AS int) FOR UPDATE SKIP LOCKED
+    )
+    UPDATE outbox SET leased_until = now() + make_interval(secs => CAST($2 AS float8)) FROM due WHERE outbox.id = due.id
+    RETURNING json_build_object('id', outbox.id, 'tenant_id', tenant_id, 'type', type, 'subject', subject,
+        'partition_key', partition_key, 'actor', actor, 'traceparent', traceparent, 'causation_id', causation_id,
+        'data', encode(data, 'base64'), 'time', created_at)
+    """
+)
+_FORGET = Statement("DELETE FROM outbox WHERE id = ANY(CAST($1 AS uuid[]))")
 
 _log = structlog.get_logger("wireroom.relay")
 
@@ -148,32 +167,9 @@ class Relay:
         return len(envelopes)
 
     async def _take(self) -> list[Envelope]:
-        async with self._database.system() as connection:
-            rows = await connection.execute(
-                text(
-                    "WITH due AS MATERIALIZED (SELECT id FROM outbox WHERE leased_until IS NULL OR leased_until < now()"
-                    " ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED)"
-                    " UPDATE outbox SET leased_until = now() + :lease FROM due WHERE outbox.id = due.id"
-                    " RETURNING outbox.id, tenant_id, type, subject, partition_key, actor, traceparent, causation_id, data, created_at"
-                ),
-                {"limit": self._batch_size, "lease": self._lease},
-            )
-            envelopes = [
-                Envelope(
-                    id=row.id,
-                    source=f"wireroom/{self._database.service}",
-                    type=row.type,
-                    time=row.created_at,
-                    subject=row.subject,
-                    data=bytes(row.data),
-                    tenant_id=row.tenant_id,
-                    actor=row.actor,
-                    traceparent=row.traceparent,
-                    causation_id=row.causation_id,
-                    partition_key=row.partition_key,
-                )
-                for row in rows
-            ]
+        async with self._database.prepared_system() as transaction:
+            rows = await transaction.run(_TAKE, str(self._batch_size), str(self._lease.total_seconds()))
+        envelopes = [_envelope(f"wireroom/{self._database.service}", orjson.loads(row)) for row in rows]
         return sorted(envelopes, key=lambda envelope: envelope.id)
 
     @asynccontextmanager
@@ -199,8 +195,8 @@ class Relay:
 
     async def _forget(self, ids: list[UUID]) -> None:
         if ids:
-            async with self._database.system() as connection:
-                await connection.execute(text("DELETE FROM outbox WHERE id = ANY(:ids)"), {"ids": ids})
+            async with self._database.prepared_system() as transaction:
+                transaction.add(_FORGET, f"{{{','.join(map(str, ids))}}}")
 
     async def _release(self, ids: list[UUID]) -> None:
         with suppress(Exception):  # The database may be what failed; then the lease runs out.
@@ -260,8 +256,26 @@ class Relay:
                     self._wake.set()
                     async for _ in connection.notifies():
                         self._wake.set()
+                        # What comes meanwhile is read in one go: the relay gathers as long anyway.
+                        await asyncio.sleep(GATHER_SECONDS)
             except (psycopg.Error, OSError) as error:
                 attempt += 1
                 if attempt == 1:
                     _log.warning("outbox_listen_lost", service=self._database.service, error=describe_error(error))
             await asyncio.sleep(backoff(max(attempt, 1), first=0.2, cap=5.0, rng=self._rng))
+
+
+def _envelope(source: str, row: Mapping[str, Any]) -> Envelope:
+    return Envelope(
+        id=UUID(row["id"]),
+        source=source,
+        type=row["type"],
+        time=datetime.fromisoformat(row["time"]),
+        subject=row["subject"],
+        data=b64decode(row["data"]),
+        tenant_id=UUID(row["tenant_id"]) if row["tenant_id"] else None,
+        actor=row["actor"],
+        traceparent=row["traceparent"],
+        causation_id=row["causation_id"],
+        partition_key=row["partition_key"],
+    )

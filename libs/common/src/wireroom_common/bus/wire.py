@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from aio_pika import DeliveryMode, Message
+from aio_pika import DeliveryMode
+from aiormq import spec
 
 from wireroom_common.bus.envelope import Envelope
 
@@ -21,31 +24,66 @@ class MalformedMessageError(Exception):
     """A message that is no event of ours; the text says what is wrong with it."""
 
 
-def to_message(envelope: Envelope) -> Message:
-    """A persistent message.
+class EventProperties(spec.Basic.Properties):
+    """The properties of an event's message, which is persistent.
 
-    Its `message_id` is left to the client library, which matches returned messages by it: the event's id would not do, because
-    the same event may be on its way twice.
+    They encode themselves: the library finds out the type of each value anew, which was half of what it costs to publish an event. The
+    `message_id` is left to the library, which matches returned messages by it: the event's id would not do, because the same event may be
+    on its way twice.
     """
-    headers = {
-        "specversion": "1.0",
-        "id": str(envelope.id),
-        "source": envelope.source,
-        "type": envelope.type,
-        "time": envelope.time.astimezone(UTC).isoformat(),
-        "subject": envelope.subject,
-        "tenantid": str(envelope.tenant_id) if envelope.tenant_id else "",
-        "actor": envelope.actor,
-        "traceparent": envelope.traceparent,
-        "causationid": envelope.causation_id,
-        "partitionkey": envelope.partition_key,
-    }
-    return Message(
-        envelope.data,
-        headers={PREFIX + name: value for name, value in headers.items() if value},
-        content_type=CONTENT_TYPE,
-        delivery_mode=DeliveryMode.PERSISTENT,
+
+    def __init__(self, envelope: Envelope) -> None:
+        super().__init__(content_type=CONTENT_TYPE, delivery_mode=DeliveryMode.PERSISTENT)
+        self._table = b"".join(
+            [
+                _entry_head(name) + struct.pack(">I", len(data)) + data
+                for name, value in _attributes(envelope)
+                if (data := value.encode())
+            ]
+        )
+
+    def marshal(self) -> bytes:
+        message_id = (self.message_id or "").encode()
+        return b"".join(
+            (
+                _PROPERTIES_BEFORE_HEADERS,
+                struct.pack(">I", len(self._table)),
+                self._table,
+                struct.pack(">BB", DeliveryMode.PERSISTENT, len(message_id)),
+                message_id,
+            )
+        )
+
+
+def _attributes(envelope: Envelope) -> tuple[tuple[str, str], ...]:
+    return (
+        ("specversion", "1.0"),
+        ("id", str(envelope.id)),
+        ("source", envelope.source),
+        ("type", envelope.type),
+        ("time", envelope.time.astimezone(UTC).isoformat()),
+        ("subject", envelope.subject),
+        ("tenantid", str(envelope.tenant_id) if envelope.tenant_id else ""),
+        ("actor", envelope.actor),
+        ("traceparent", envelope.traceparent),
+        ("causationid", envelope.causation_id),
+        ("partitionkey", envelope.partition_key),
     )
+
+
+@cache
+def _entry_head(name: str) -> bytes:
+    """The name of an attribute in a field table, and the type of what follows: a long string."""
+    encoded = (PREFIX + name).encode()
+    return bytes([len(encoded)]) + encoded + b"S"
+
+
+_FLAGS = spec.Basic.Properties.flags
+_PROPERTIES_BEFORE_HEADERS = (
+    struct.pack(">H", _FLAGS["content_type"] | _FLAGS["headers"] | _FLAGS["delivery_mode"] | _FLAGS["message_id"])
+    + bytes([len(CONTENT_TYPE)])
+    + CONTENT_TYPE.encode()
+)
 
 
 def from_message(headers: Mapping[str, Any], body: bytes) -> Envelope:

@@ -7,7 +7,7 @@ is known (login, key lookup, outbox relay, leases).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -20,10 +20,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from wireroom_common.db.prepared import NoConnectionError, PreparedConnections, PreparedTransaction, Statement
 from wireroom_common.error_text import describe_error
 from wireroom_common.errors import ErrorKind, WireroomError
 
 TENANT_SETTING = "wireroom.tenant"
+# Connections of each role for prepared transactions, beside the pools.
+PREPARED_CONNECTIONS = 5
+_SET_TENANT = Statement(f"SELECT set_config('{TENANT_SETTING}', $1, true)")
 
 # SQLSTATEs of a server that is going away, coming up or full, beside class 08 (connection exceptions): shutdown by the
 # administrator, after a crash, not yet accepting, idle session ended, too many connections.
@@ -87,16 +91,32 @@ class Database:
                 connect_args={"options": options, "connect_timeout": 5, "application_name": f"wireroom-{service}"},
             )
 
+        def prepared(role: str) -> PreparedConnections:
+            return PreparedConnections(
+                self._conninfo(role),
+                {"options": options, "connect_timeout": 5, "application_name": f"wireroom-{service}"},
+                size=PREPARED_CONNECTIONS,
+                wait=pool_timeout,
+                statement_timeout=statement_timeout,
+            )
+
         self._app = engine(f"{service}_app", pool_size, max_overflow)
         self._system = engine(f"{service}_system", max(2, pool_size // 2), max_overflow)
+        self._prepared_app = prepared(f"{service}_app")
+        self._prepared_system = prepared(f"{service}_system")
 
     @asynccontextmanager
-    async def tenant(self, tenant_id: UUID) -> AsyncIterator[AsyncConnection]:
-        """One transaction that sees and writes only `tenant_id`'s rows. Commits at the end, rolls back on any exception."""
+    async def tenant(self, tenant_id: UUID, settings: Mapping[str, str] | None = None) -> AsyncIterator[AsyncConnection]:
+        """One transaction that sees and writes only `tenant_id`'s rows. Commits at the end, rolls back on any exception.
+
+        `settings` are the service's own, for policies of its tables; they end with the transaction.
+        """
+        stated = {TENANT_SETTING: str(tenant_id), **(settings or {})}
+        calls = ", ".join(f"set_config(:name{place}, :value{place}, true)" for place in range(len(stated)))
+        values = {f"name{place}": name for place, name in enumerate(stated)}
+        values |= {f"value{place}": value for place, value in enumerate(stated.values())}
         async with _translated(self.service), self._app.begin() as connection:
-            await connection.execute(
-                text("SELECT set_config(:name, :value, true)"), {"name": TENANT_SETTING, "value": str(tenant_id)}
-            )
+            await connection.execute(text(f"SELECT {calls}"), values)
             yield connection
 
     @asynccontextmanager
@@ -105,9 +125,25 @@ class Database:
         async with _translated(self.service), self._system.begin() as connection:
             yield connection
 
+    @asynccontextmanager
+    async def prepared_tenant(self, tenant_id: UUID) -> AsyncIterator[PreparedTransaction]:
+        """As `tenant`, for statements that run for every answer: no more than what `Statement` can do."""
+        async with _translated(self.service), self._prepared_app.transaction() as transaction:
+            transaction.add(_SET_TENANT, str(tenant_id))
+            yield transaction
+
+    @asynccontextmanager
+    async def prepared_system(self) -> AsyncIterator[PreparedTransaction]:
+        """As `system`, likewise."""
+        async with _translated(self.service), self._prepared_system.transaction() as transaction:
+            yield transaction
+
     def listen_conninfo(self) -> str:
         """A libpq connection string of the system role, for LISTEN on a connection of one's own."""
-        return self._url.as_role(f"{self.service}_system").set(drivername="postgresql").render_as_string(hide_password=False)
+        return self._conninfo(f"{self.service}_system")
+
+    def _conninfo(self, role: str) -> str:
+        return self._url.as_role(role).set(drivername="postgresql").render_as_string(hide_password=False)
 
     async def ping(self) -> None:
         """Raise unless the database answers."""
@@ -136,9 +172,11 @@ class Database:
                     raise RuntimeError(msg)
 
     async def close(self) -> None:
-        """Close both pools."""
+        """Close all connections."""
         await self._app.dispose()
         await self._system.dispose()
+        self._prepared_app.close()
+        self._prepared_system.close()
 
 
 @asynccontextmanager
@@ -149,21 +187,23 @@ async def _translated(service: str) -> AsyncIterator[None]:
     """
     try:
         yield
-    except PoolTimeoutError as error:
+    except (PoolTimeoutError, NoConnectionError) as error:
         raise _logged(service, error, _busy("All database connections are in use; try again shortly.")) from error
-    except DBAPIError as error:
+    except (DBAPIError, psycopg.Error) as error:
         answer = _unavailability(error)
         if answer is None:
             raise
         raise _logged(service, error, answer) from error
 
 
-def _unavailability(error: DBAPIError) -> WireroomError | None:
-    state = error.orig.sqlstate if isinstance(error.orig, psycopg.Error) else None
+def _unavailability(error: DBAPIError | psycopg.Error) -> WireroomError | None:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    state = cause.sqlstate if isinstance(cause, psycopg.Error) else None
     if state in _BUSY:
         return _busy("The database gave the operation up because of others or because it took too long; try again shortly.")
-    refused = state is None and isinstance(error.orig, psycopg.OperationalError)
-    if refused or error.connection_invalidated or (state is not None and (state in _AWAY or state.startswith("08"))):
+    gone = isinstance(error, DBAPIError) and error.connection_invalidated
+    refused = state is None and isinstance(cause, psycopg.OperationalError)
+    if refused or gone or (state is not None and (state in _AWAY or state.startswith("08"))):
         return WireroomError(
             ErrorKind.UNAVAILABLE, "database_unavailable", "The database does not answer; try again shortly.", retry_after=2
         )

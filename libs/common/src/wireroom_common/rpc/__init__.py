@@ -23,7 +23,8 @@ Servers, one per service; `service.rpc` holds its registrations:
 
 Channels, in any order with the servers; `open_channel` takes the targets of the settings:
 
-    inner = open_channel("local:rag", network)                     # or "grpc://rag:50051", "grpc:unix:/path/rag.sock"
+    inner = open_channel("local:rag", network)                     # or "grpc://rag:50051", "grpc:unix:/path/rag.sock";
+                                                                   #   multiplexed=True: many calls in one stream
     channel = ServiceChannel(inner, signer=signer, metrics=client_metrics, tracer=tracer)
     stub = RetrievalServiceStub(channel)
     response = await stub.Retrieve(request, timeout=2.0)           # raises WireroomError only

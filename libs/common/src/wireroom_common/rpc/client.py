@@ -21,13 +21,12 @@ from wireroom_common.rpc.context import (
     received_principal,
     remaining_time,
 )
+from wireroom_common.rpc.exchange import MAX_MESSAGE_BYTES, METADATA_BYTES
 from wireroom_common.rpc.failures import error_from, unavailable_error
-from wireroom_common.rpc.local_call import MAX_MESSAGE_BYTES
 from wireroom_common.rpc.metrics import CANCELLED, OK, ClientMetrics
 from wireroom_common.rpc.server import (
     CLIENT_ADDRESS_KEY,
     IDEMPOTENCY_KEY,
-    METADATA_BYTES,
     REQUEST_ID_KEY,
     STREAM_DEADLINE,
     UNARY_DEADLINE,
@@ -37,13 +36,14 @@ from wireroom_common.rpc.signing import PRINCIPAL_KEY, PrincipalSigner
 _RESERVED = frozenset({PRINCIPAL_KEY, REQUEST_ID_KEY, CLIENT_ADDRESS_KEY, IDEMPOTENCY_KEY, "traceparent", "tracestate"})
 
 
-def grpc_channel(target: str) -> grpc.aio.Channel:
+def grpc_channel(target: str, *, own_connection: bool = False) -> grpc.aio.Channel:
     """A plain gRPC channel with our limits and keepalive.
 
-    `target`: "host:port" (all addresses of the name, in turn), "ipv4:address:port,address:port" (these, in turn) or "unix:/path".
+    `target`: "host:port" (all addresses of the name, in turn), "ipv4:address:port,address:port" (these, in turn), "ipv6:[address]:port"
+    or "unix:/path". Channels of one target share its connections unless they have their own.
     """
     return grpc.aio.insecure_channel(
-        target if target.startswith(("unix:", "ipv4:")) else f"dns:///{target}",
+        target if target.startswith(("unix:", "ipv4:", "ipv6:")) else f"dns:///{target}",
         options=(
             ("grpc.lb_policy_name", "round_robin"),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -61,6 +61,7 @@ def grpc_channel(target: str) -> grpc.aio.Channel:
             ("grpc.enable_retries", 0),
             # Services of one installation are never behind the proxy that the environment names for the internet.
             ("grpc.enable_http_proxy", 0),
+            ("grpc.use_local_subchannel_pool", int(own_connection)),
         ),
     )
 
@@ -142,7 +143,7 @@ class ServiceChannel(grpc.aio.Channel):
                 inner_call = inner(
                     None if request_streaming else request,
                     timeout=limit,
-                    metadata=grpc.aio.Metadata(*self._metadata(metadata or (), limit, observation.span)),
+                    metadata=tuple(self._metadata(metadata or (), limit, observation.span)),
                     credentials=credentials,
                     wait_for_ready=not connected if wait_for_ready is None else wait_for_ready,
                     compression=compression,

@@ -7,35 +7,26 @@ they do over a connection. Client and server share one event loop; servicers are
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import grpc
 import grpc.aio
-import structlog
 
-from wireroom_common.rpc.local_call import (
+from wireroom_common.rpc.call_runner import CallRunner
+from wireroom_common.rpc.exchange import (
     CallStatus,
     Deserializer,
     Exchange,
-    LocalCall,
     MessageTooLargeError,
     Metadata,
     Serializer,
+    checked_metadata,
     encode,
 )
-from wireroom_common.rpc.local_context import LocalContext, checked_metadata, run_handler
-
-_log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class _HandlerCallDetails:
-    method: str
-    invocation_metadata: Metadata
+from wireroom_common.rpc.exchange_call import ExchangeCall
 
 
 @dataclass(eq=False)
@@ -78,22 +69,16 @@ class LocalServer(grpc.aio.Server):
     ) -> None:
         self._service = service
         self._endpoint = endpoint
-        self._interceptors = tuple(interceptors)
-        self._max_concurrent_calls = max_concurrent_calls
-        self._generic: list[grpc.GenericRpcHandler] = []
-        self._registered: dict[str, Any] = {}
-        self._exchanges: dict[asyncio.Task[None], Exchange] = {}
-        self._context: contextvars.Context | None = None
+        self._runner = CallRunner(interceptors, max_concurrent_calls)
         self._stopped = asyncio.Event()
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
-        self._generic.extend(generic_rpc_handlers)
+        self._runner.add_generic_rpc_handlers(generic_rpc_handlers)
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
-        for name, handler in method_handlers.items():
-            self._registered[f"/{service_name}/{name}"] = handler
+        self._runner.add_registered_method_handlers(service_name, method_handlers)
 
     def add_insecure_port(self, address: str) -> int:
         raise grpc.aio.UsageError(f"A local server has no port ({address}).")
@@ -105,8 +90,7 @@ class LocalServer(grpc.aio.Server):
         """Take calls. UsageError if another server has the name."""
         if self._endpoint.server is not None:
             raise grpc.aio.UsageError(f"The service {self._service} is served already.")
-        # Calls run in the server's context, never in that of their caller: nothing but metadata passes.
-        self._context = contextvars.copy_context()
+        self._runner.keep_context()
         self._endpoint.server = self
         self._endpoint.ready.set()
 
@@ -115,14 +99,7 @@ class LocalServer(grpc.aio.Server):
         if self._endpoint.server is self:
             self._endpoint.server = None
             self._endpoint.ready.clear()
-        if self._exchanges and grace:
-            await asyncio.wait(list(self._exchanges), timeout=grace)
-        remaining = dict(self._exchanges)
-        for exchange in remaining.values():
-            exchange.give_up(CallStatus(grpc.StatusCode.UNAVAILABLE, "The server was stopped."))
-        if remaining:
-            # A servicer that swallows its cancellation must not hold up the process.
-            await asyncio.wait(list(remaining), timeout=1.0)
+        await self._runner.stop(grace)
         self._stopped.set()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - signature of grpc
@@ -135,50 +112,8 @@ class LocalServer(grpc.aio.Server):
         return False
 
     def accept(self, exchange: Exchange) -> None:
-        """Serve one call in a task of its own."""
-        if len(self._exchanges) >= self._max_concurrent_calls:
-            exchange.finish(CallStatus(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!"))
-            return
-        context = self._context.copy() if self._context else contextvars.Context()
-        task = asyncio.get_running_loop().create_task(self._serve(exchange), name=f"rpc {exchange.method}", context=context)
-        exchange.task = task
-        self._exchanges[task] = exchange
-        task.add_done_callback(lambda done: self._exchanges.pop(done, None))
-
-    async def _serve(self, exchange: Exchange) -> None:
-        context = LocalContext(exchange, f"local:{self._service}")
-        try:
-            handler = await self._handler(_HandlerCallDetails(exchange.method, exchange.metadata))
-            if handler is None:
-                exchange.finish(CallStatus(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
-                return
-            await run_handler(handler, context)
-            context.end()
-        except asyncio.CancelledError:
-            exchange.finish(CallStatus(grpc.StatusCode.CANCELLED, "Cancelled by the server."))
-        except grpc.aio.AbortError:
-            context.end()
-        except Exception:  # noqa: BLE001 - the border of the server
-            # Interceptors map what servicers raise; this is what they could not see, such as a message that does not parse.
-            _log.exception("rpc_failed", rpc=exchange.method)
-            code = grpc.StatusCode.UNKNOWN if context.code() is grpc.StatusCode.OK else context.code()
-            exchange.finish(CallStatus(code, "Unexpected error.", context.trailing_metadata_sent()))
-        finally:
-            context.run_callbacks()
-
-    async def _handler(self, details: _HandlerCallDetails) -> Any:
-        async def lookup(found: _HandlerCallDetails) -> Any:
-            registered = self._registered.get(found.method)
-            if registered is not None:
-                return registered
-            # The protocol's type of invocation_metadata is the synchronous library's; ours is what its asyncio side passes.
-            candidates = (generic.service(cast("Any", found)) for generic in self._generic)
-            return next((handler for handler in candidates if handler is not None), None)
-
-        chain: Callable[[Any], Awaitable[Any]] = lookup
-        for interceptor in reversed(self._interceptors):
-            chain = functools.partial(interceptor.intercept_service, chain)
-        return await chain(details)
+        """Serve one call."""
+        self._runner.accept(exchange, f"local:{self._service}")
 
 
 class _MultiCallable:
@@ -205,13 +140,13 @@ class _MultiCallable:
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,  # noqa: FBT001 - signature of grpc
         compression: grpc.Compression | None = None,
-    ) -> LocalCall:
+    ) -> ExchangeCall:
         if credentials is not None or compression not in (None, grpc.Compression.NoCompression):
             raise grpc.aio.UsageError("Calls inside a process take neither credentials nor compression.")
         checked = checked_metadata(metadata)
         if self._request_streaming:
             exchange = self._channel.open(self._method, timeout, checked, wait=bool(wait_for_ready))
-            return LocalCall(exchange, self._serialize, self._deserialize, request)
+            return ExchangeCall(exchange, self._serialize, self._deserialize, request)
         message = encode(self._serialize, request)
         exchange = self._channel.open(self._method, timeout, checked, wait=bool(wait_for_ready))
         try:
@@ -219,7 +154,7 @@ class _MultiCallable:
         except MessageTooLargeError as error:
             exchange.give_up(CallStatus(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)))
         exchange.requests.close()
-        return LocalCall(exchange, self._serialize, self._deserialize, None)
+        return ExchangeCall(exchange, self._serialize, self._deserialize, None)
 
 
 class LocalChannel(grpc.aio.Channel):

@@ -30,19 +30,19 @@ from wireroom_common.rpc.context import (
     set_remaining_time,
     set_request_id,
 )
+from wireroom_common.rpc.exchange import MAX_MESSAGE_BYTES, METADATA_BYTES
 from wireroom_common.rpc.failures import deadline_error, error_from, internal_error, status_of
-from wireroom_common.rpc.local_call import MAX_MESSAGE_BYTES
 from wireroom_common.rpc.metrics import CANCELLED, OK, UNIMPLEMENTED, ServerMetrics
+from wireroom_common.rpc.multiplex.server import MultiplexServer
 from wireroom_common.rpc.signing import PRINCIPAL_KEY, PrincipalVerifier
 
 UNARY_DEADLINE = 10.0
 STREAM_DEADLINE = 600.0
-METADATA_BYTES = 32 * 1024
 REQUEST_ID_KEY = "x-request-id"
 CLIENT_ADDRESS_KEY = "x-client-address"
 IDEMPOTENCY_KEY = "idempotency-key"
-# Probes of orchestrators carry no principal, and Watch has no end.
-_HEALTH_PREFIX = "/grpc.health.v1.Health/"
+# Probes of orchestrators carry no principal, and Watch has no end. A stream of many calls is a connection: its calls are guarded.
+_UNGUARDED = ("/grpc.health.v1.Health/", "/wireroom_protos.common.v1.MultiplexService/")
 
 _log = structlog.get_logger(__name__)
 _propagator = TraceContextTextMapPropagator()
@@ -80,7 +80,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             # The name comes from the caller and must not become a label.
             self._metrics.observe("unknown", "unknown", UNIMPLEMENTED, 0.0)
             return None
-        return handler if method.startswith(_HEALTH_PREFIX) else self._wrap(method, handler)
+        return handler if method.startswith(_UNGUARDED) else self._wrap(method, handler)
 
     def _wrap(self, method: str, handler: Any) -> Any:
         if handler.request_streaming and handler.response_streaming:
@@ -221,9 +221,10 @@ def grpc_server(
 ) -> grpc.aio.Server:
     """A gRPC server with the guard and our limits. Times in seconds; connections are renewed so that clients find new replicas.
 
+    `max_concurrent_calls` holds for ordinary calls and for those in streams of many each.
     Open a port with `add_insecure_port("127.0.0.1:0")` or `add_insecure_port("unix:/path")`.
     """
-    return grpc.aio.server(
+    inner = grpc.aio.server(
         interceptors=(guard,),
         maximum_concurrent_rpcs=max_concurrent_calls,
         options=(
@@ -242,6 +243,9 @@ def grpc_server(
             ("grpc.so_reuseport", 0),
         ),
     )
+    # Before the connection's own end begins, so that no call in a stream is cut off by it.
+    stream_age = max_connection_age * 0.8
+    return MultiplexServer(inner, interceptors=(guard,), max_concurrent_calls=max_concurrent_calls, stream_age=stream_age)
 
 
 class Health:

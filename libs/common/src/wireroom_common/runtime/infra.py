@@ -15,6 +15,7 @@ from wireroom_common.bus import Bus, Catalogue
 from wireroom_common.bus.amqp import AmqpBus
 from wireroom_common.bus.delivery import BusMetrics, Deliverer
 from wireroom_common.bus.local import LocalBus
+from wireroom_common.cache import Caches
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database, DatabaseUrl
 from wireroom_common.errors import OperatorError
@@ -38,6 +39,7 @@ from wireroom_common.runtime.service import Service
 from wireroom_common.runtime.settings import RuntimeSettings
 
 _LOCAL = "local:"
+_EMBEDDED = "embedded:"
 _REDIS_CONNECTIONS = 50
 
 
@@ -69,6 +71,7 @@ class ProcessInfra:
         self._client_metrics = ClientMetrics(registry)
         self._databases: dict[str, Database] = {}
         self._redis: Redis | None = None
+        self._caches: Caches | None = None
         self._channels: list[ServiceChannel] = []
         self._servers: dict[str, grpc.aio.Server] = {}
         self._grpc_health: list[GrpcHealth] = []
@@ -101,13 +104,27 @@ class ProcessInfra:
                 socket_connect_timeout=2,
                 health_check_interval=30,
             )
-            self._redis = Redis(connection_pool=pool)
+            self._redis = Redis.from_pool(pool)
         return self._redis
+
+    def caches(self) -> Caches:
+        """One set of caches for the process."""
+        if self._caches is None:
+            # A process of one role that needs no Redis may have been given none.
+            given = self.settings.redis_url.get_secret_value() != _EMBEDDED
+            self._caches = Caches(self.redis() if given else None, self.clock, self.registry)
+        return self._caches
+
+    def start_caches(self) -> None:
+        """Begin to hear what other replicas invalidate, if a service has opened a cache."""
+        if self._caches is not None:
+            self._caches.start()
 
     def channel(self, role: str, service: str) -> grpc.aio.Channel:
         """A channel that signs as `role`."""
-        target = self.settings.rpc_url(service)
-        inner = open_channel(f"{_LOCAL}{service}" if target == _LOCAL else target, self._network)
+        url = self.settings.rpc_url(service)
+        target = f"{_LOCAL}{service}" if url == _LOCAL else url
+        inner = open_channel(target, self._network, multiplexed=self.settings.rpc_multiplexed)
         channel = ServiceChannel(inner, signer=self.signer(role), metrics=self._client_metrics, tracer=self.tracer)
         self._channels.append(channel)
         return channel
@@ -157,6 +174,8 @@ class ProcessInfra:
         for channel in self._channels:
             with contextlib.suppress(Exception):
                 await channel.close()
+        if self._caches is not None:
+            await self._caches.stop()
         if self._redis is not None:
             await self._redis.aclose()
         for database in self._databases.values():
@@ -185,6 +204,9 @@ class RoleInfra:
 
     def redis(self) -> Redis:
         return self._process.redis()
+
+    def caches(self) -> Caches:
+        return self._process.caches()
 
     def channel(self, service: str) -> grpc.aio.Channel:
         return self._process.channel(self._role, service)

@@ -110,6 +110,7 @@ class Process:
     async def _start(self, stack: contextlib.AsyncExitStack) -> list[Health]:
         infra = self._infra
         services = [module.build(infra.for_role(module.name)) for module in self._modules]
+        infra.start_caches()
         health = [self._health(service) for service in services]
         metrics = RelayMetrics(infra.registry)
         relays = [Relay(service.database, infra.bus, metrics) for service in services if service.database is not None]

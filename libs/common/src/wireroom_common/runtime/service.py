@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from wireroom_common.bus import Subscription
+from wireroom_common.cache import Caches
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
 from wireroom_common.runtime.http_limits import HttpLimits, WebSocketLimits
@@ -92,6 +93,9 @@ class Infra(Protocol):
 
     def redis(self) -> Redis:
         """A client with a waiting pool (decode_responses=False)."""
+
+    def caches(self) -> Caches:
+        """The process's caches, to open namespaces in while the service is built; the runtime starts and stops them."""
 
     def channel(self, service: str) -> grpc.aio.Channel:
         """A channel to another service that the generated stubs accept.

@@ -60,6 +60,11 @@ class RuntimeSettings(BaseSettings):
     rpc_news_url: str = Field("local:", description="Where the news service is")
     rpc_rag_url: str = Field("local:", description="Where the rag service is")
     rpc_monitoring_url: str = Field("local:", description="Where the monitoring service is")
+    rpc_multiplexed: bool = Field(
+        True,
+        description="Calls to other processes share one stream per address where the peer knows how; false: each is a gRPC call of its"
+        " own, as a proxy needs that balances calls",
+    )
     principal_keys_dir: Path | None = Field(
         None, description="Folder with <role>.key and trusted.json (`wireroom keys`); default: made in the data directory"
     )

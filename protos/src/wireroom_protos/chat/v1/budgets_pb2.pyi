@@ -539,6 +539,7 @@ class GetGenerationResponse(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    RETRIEVAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     user_id: _builtins.str
     key_id: _builtins.str
@@ -554,6 +555,8 @@ class GetGenerationResponse(_message.Message):
     micros: _builtins.int
     citations: _builtins.int
     first_token_milliseconds: _builtins.int
+    retrieval: _builtins.str
+    """"partial" where not all kinds of sources could be searched, "failed" where none could; else empty."""
     @_builtins.property
     def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models tried, in order, as "provider/model"."""
@@ -587,10 +590,11 @@ class GetGenerationResponse(_message.Message):
         started_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         attempts: _abc.Iterable[Global___GenerationAttempt] | None = ...,
+        retrieval: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_mode", b"answer_mode", "attempts", b"attempts", "cache", b"cache", "citations", b"citations", "error_code", b"error_code", "finished_at", b"finished_at", "first_token_milliseconds", b"first_token_milliseconds", "id", b"id", "key_id", b"key_id", "micros", b"micros", "model", b"model", "path", b"path", "provider", b"provider", "started_at", b"started_at", "status", b"status", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_mode", b"answer_mode", "attempts", b"attempts", "cache", b"cache", "citations", b"citations", "error_code", b"error_code", "finished_at", b"finished_at", "first_token_milliseconds", b"first_token_milliseconds", "id", b"id", "key_id", b"key_id", "micros", b"micros", "model", b"model", "path", b"path", "provider", b"provider", "retrieval", b"retrieval", "started_at", b"started_at", "status", b"status", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

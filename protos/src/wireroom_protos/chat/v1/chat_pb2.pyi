@@ -26,12 +26,15 @@ class Model(_message.Message):
     OWNED_BY_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     BUILT_IN_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owned_by: _builtins.str
     created: _builtins.int
     """Seconds since 1970."""
     built_in: _builtins.bool
     """True for the suite's own models, false for those of a provider."""
+    type: _builtins.str
+    """"chat" or "embedding"."""
     def __init__(
         self,
         *,
@@ -39,10 +42,11 @@ class Model(_message.Message):
         owned_by: _builtins.str = ...,
         created: _builtins.int = ...,
         built_in: _builtins.bool = ...,
+        type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["built_in", b"built_in", "created", b"created", "id", b"id", "owned_by", b"owned_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["built_in", b"built_in", "created", b"created", "id", b"id", "owned_by", b"owned_by", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -95,6 +99,7 @@ class CompletionInfo(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     COST_MICROS_FIELD_NUMBER: _builtins.int
     BUDGET_REMAINING_MICROS_FIELD_NUMBER: _builtins.int
+    RETRIEVAL_FIELD_NUMBER: _builtins.int
     completion_id: _builtins.str
     model: _builtins.str
     answer_mode: _builtins.str
@@ -107,6 +112,8 @@ class CompletionInfo(_message.Message):
     """What the answer cost so far in millionths of the currency unit; final for whole answers only."""
     budget_remaining_micros: _builtins.int
     """What is left of the tightest budget after the reservation; absent when no budget binds."""
+    retrieval: _builtins.str
+    """"partial" where not all kinds of sources could be searched, "failed" where none could; else empty."""
     @_builtins.property
     def provider_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The candidates tried so far as "provider/model", in order."""
@@ -122,10 +129,11 @@ class CompletionInfo(_message.Message):
         cache: _builtins.str = ...,
         cost_micros: _builtins.int = ...,
         budget_remaining_micros: _builtins.int | None = ...,
+        retrieval: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros", "budget_remaining_micros", b"budget_remaining_micros"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros", "answer_mode", b"answer_mode", "budget_remaining_micros", b"budget_remaining_micros", "cache", b"cache", "completion_id", b"completion_id", "cost_micros", b"cost_micros", "model", b"model", "provider", b"provider", "provider_path", b"provider_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros", "answer_mode", b"answer_mode", "budget_remaining_micros", b"budget_remaining_micros", "cache", b"cache", "completion_id", b"completion_id", "cost_micros", b"cost_micros", "model", b"model", "provider", b"provider", "provider_path", b"provider_path", "retrieval", b"retrieval"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_remaining_micros: _TypeAlias = _typing.Literal["budget_remaining_micros"]  # noqa: Y015
     _WhichOneofArgType__budget_remaining_micros: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros"]  # noqa: Y015

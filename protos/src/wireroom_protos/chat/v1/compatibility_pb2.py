@@ -23,31 +23,36 @@ _sym_db = _symbol_database.Default()
 
 
 from wireroom_protos.chat.v1 import chat_pb2 as wireroom__protos_dot_chat_dot_v1_dot_chat__pb2
+from wireroom_protos.chat.v1 import conversation_pb2 as wireroom__protos_dot_chat_dot_v1_dot_conversation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+wireroom_protos/chat/v1/compatibility.proto\x12\x17wireroom_protos.chat.v1\x1a\"wireroom_protos/chat/v1/chat.proto\"#\n\x13\x43ompleteTextRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"[\n\x14\x43ompleteTextResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x35\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\")\n\x19StreamCompleteTextRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"m\n\x1aStreamCompleteTextResponse\x12\x37\n\x04info\x18\x01 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x1c\n\x0c\x45mbedRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"T\n\rEmbedResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x35\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\"\x1f\n\x0fModerateRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\" \n\x10ModerateResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x32\xbd\x03\n\x14\x43ompatibilityService\x12k\n\x0c\x43ompleteText\x12,.wireroom_protos.chat.v1.CompleteTextRequest\x1a-.wireroom_protos.chat.v1.CompleteTextResponse\x12\x7f\n\x12StreamCompleteText\x12\x32.wireroom_protos.chat.v1.StreamCompleteTextRequest\x1a\x33.wireroom_protos.chat.v1.StreamCompleteTextResponse0\x01\x12V\n\x05\x45mbed\x12%.wireroom_protos.chat.v1.EmbedRequest\x1a&.wireroom_protos.chat.v1.EmbedResponse\x12_\n\x08Moderate\x12(.wireroom_protos.chat.v1.ModerateRequest\x1a).wireroom_protos.chat.v1.ModerateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+wireroom_protos/chat/v1/compatibility.proto\x12\x17wireroom_protos.chat.v1\x1a\"wireroom_protos/chat/v1/chat.proto\x1a*wireroom_protos/chat/v1/conversation.proto\"#\n\x13\x43ompleteTextRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"[\n\x14\x43ompleteTextResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x35\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\")\n\x19StreamCompleteTextRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"\xa3\x01\n\x1aStreamCompleteTextResponse\x12\x37\n\x04info\x18\x01 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x34\n\x06\x66rames\x18\x03 \x03(\x0b\x32$.wireroom_protos.chat.v1.StreamFrameB\x06\n\x04part\"\x80\x01\n\x19ResumeCompleteTextRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63hunks\x18\x03 \x01(\x05\x12\x32\n\x04tail\x18\x04 \x03(\x0b\x32$.wireroom_protos.chat.v1.StreamFrame\"\xd6\x01\n\x1aResumeCompleteTextResponse\x12\x37\n\x04info\x18\x01 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x31\n\x03\x65nd\x18\x04 \x01(\x0b\x32\".wireroom_protos.chat.v1.StreamEndH\x00\x12\x34\n\x06\x66rames\x18\x03 \x03(\x0b\x32$.wireroom_protos.chat.v1.StreamFrameB\x06\n\x04part\"\x1c\n\x0c\x45mbedRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"T\n\rEmbedResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x35\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\"\x1f\n\x0fModerateRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\" \n\x10ModerateResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x32\xbe\x04\n\x14\x43ompatibilityService\x12k\n\x0c\x43ompleteText\x12,.wireroom_protos.chat.v1.CompleteTextRequest\x1a-.wireroom_protos.chat.v1.CompleteTextResponse\x12\x7f\n\x12StreamCompleteText\x12\x32.wireroom_protos.chat.v1.StreamCompleteTextRequest\x1a\x33.wireroom_protos.chat.v1.StreamCompleteTextResponse0\x01\x12\x7f\n\x12ResumeCompleteText\x12\x32.wireroom_protos.chat.v1.ResumeCompleteTextRequest\x1a\x33.wireroom_protos.chat.v1.ResumeCompleteTextResponse0\x01\x12V\n\x05\x45mbed\x12%.wireroom_protos.chat.v1.EmbedRequest\x1a&.wireroom_protos.chat.v1.EmbedResponse\x12_\n\x08Moderate\x12(.wireroom_protos.chat.v1.ModerateRequest\x1a).wireroom_protos.chat.v1.ModerateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wireroom_protos.chat.v1.compatibility_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMPLETETEXTREQUEST']._serialized_start=108
-  _globals['_COMPLETETEXTREQUEST']._serialized_end=143
-  _globals['_COMPLETETEXTRESPONSE']._serialized_start=145
-  _globals['_COMPLETETEXTRESPONSE']._serialized_end=236
-  _globals['_STREAMCOMPLETETEXTREQUEST']._serialized_start=238
-  _globals['_STREAMCOMPLETETEXTREQUEST']._serialized_end=279
-  _globals['_STREAMCOMPLETETEXTRESPONSE']._serialized_start=281
-  _globals['_STREAMCOMPLETETEXTRESPONSE']._serialized_end=390
-  _globals['_EMBEDREQUEST']._serialized_start=392
-  _globals['_EMBEDREQUEST']._serialized_end=420
-  _globals['_EMBEDRESPONSE']._serialized_start=422
-  _globals['_EMBEDRESPONSE']._serialized_end=506
-  _globals['_MODERATEREQUEST']._serialized_start=508
-  _globals['_MODERATEREQUEST']._serialized_end=539
-  _globals['_MODERATERESPONSE']._serialized_start=541
-  _globals['_MODERATERESPONSE']._serialized_end=573
-  _globals['_COMPATIBILITYSERVICE']._serialized_start=576
-  _globals['_COMPATIBILITYSERVICE']._serialized_end=1021
+  _globals['_COMPLETETEXTREQUEST']._serialized_start=152
+  _globals['_COMPLETETEXTREQUEST']._serialized_end=187
+  _globals['_COMPLETETEXTRESPONSE']._serialized_start=189
+  _globals['_COMPLETETEXTRESPONSE']._serialized_end=280
+  _globals['_STREAMCOMPLETETEXTREQUEST']._serialized_start=282
+  _globals['_STREAMCOMPLETETEXTREQUEST']._serialized_end=323
+  _globals['_STREAMCOMPLETETEXTRESPONSE']._serialized_start=326
+  _globals['_STREAMCOMPLETETEXTRESPONSE']._serialized_end=489
+  _globals['_RESUMECOMPLETETEXTREQUEST']._serialized_start=492
+  _globals['_RESUMECOMPLETETEXTREQUEST']._serialized_end=620
+  _globals['_RESUMECOMPLETETEXTRESPONSE']._serialized_start=623
+  _globals['_RESUMECOMPLETETEXTRESPONSE']._serialized_end=837
+  _globals['_EMBEDREQUEST']._serialized_start=839
+  _globals['_EMBEDREQUEST']._serialized_end=867
+  _globals['_EMBEDRESPONSE']._serialized_start=869
+  _globals['_EMBEDRESPONSE']._serialized_end=953
+  _globals['_MODERATEREQUEST']._serialized_start=955
+  _globals['_MODERATEREQUEST']._serialized_end=986
+  _globals['_MODERATERESPONSE']._serialized_start=988
+  _globals['_MODERATERESPONSE']._serialized_end=1020
+  _globals['_COMPATIBILITYSERVICE']._serialized_start=1023
+  _globals['_COMPATIBILITYSERVICE']._serialized_end=1597
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from wireroom_protos.chat.v1 import chat_pb2 as _chat_pb2
+from wireroom_protos.chat.v1 import conversation_pb2 as _conversation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -84,25 +87,102 @@ class StreamCompleteTextResponse(_message.Message):
 
     INFO_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """One chunk as JSON."""
     @_builtins.property
     def info(self) -> _chat_pb2.CompletionInfo: ...
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[_conversation_pb2.StreamFrame]:
+        """The frames of the chat completion that came since the message before: `ResumeCompleteText` wants the last ones back. Empty where
+        there are several prompts: such an answer cannot be resumed.
+        """
+
     def __init__(
         self,
         *,
         info: _chat_pb2.CompletionInfo | None = ...,
         data: _builtins.bytes = ...,
+        frames: _abc.Iterable[_conversation_pb2.StreamFrame] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "info", b"info", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "info", b"info", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "frames", b"frames", "info", b"info", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["info", "data"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___StreamCompleteTextResponse: _TypeAlias = StreamCompleteTextResponse  # noqa: Y015
+
+@_typing.final
+class ResumeCompleteTextRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: _builtins.int
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    """As it was sent to StreamCompleteText."""
+    stream_id: _builtins.str
+    """The completion's id, from its info."""
+    chunks: _builtins.int
+    """How many messages with `data` the caller has."""
+    @_builtins.property
+    def tail(self) -> _containers.RepeatedCompositeFieldContainer[_conversation_pb2.StreamFrame]:
+        """The last frames that the caller has."""
+
+    def __init__(
+        self,
+        *,
+        body: _builtins.bytes = ...,
+        stream_id: _builtins.str = ...,
+        chunks: _builtins.int = ...,
+        tail: _abc.Iterable[_conversation_pb2.StreamFrame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "chunks", b"chunks", "stream_id", b"stream_id", "tail", b"tail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeCompleteTextRequest: _TypeAlias = ResumeCompleteTextRequest  # noqa: Y015
+
+@_typing.final
+class ResumeCompleteTextResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INFO_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    @_builtins.property
+    def info(self) -> _chat_pb2.CompletionInfo: ...
+    @_builtins.property
+    def end(self) -> _conversation_pb2.StreamEnd:
+        """How it ended, unless it completed."""
+
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[_conversation_pb2.StreamFrame]: ...
+    def __init__(
+        self,
+        *,
+        info: _chat_pb2.CompletionInfo | None = ...,
+        data: _builtins.bytes = ...,
+        end: _conversation_pb2.StreamEnd | None = ...,
+        frames: _abc.Iterable[_conversation_pb2.StreamFrame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "info", b"info", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "frames", b"frames", "info", b"info", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["info", "data", "end"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ResumeCompleteTextResponse: _TypeAlias = ResumeCompleteTextResponse  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):

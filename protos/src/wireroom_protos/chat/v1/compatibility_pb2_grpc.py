@@ -45,6 +45,11 @@ class CompatibilityServiceStub:
                 request_serializer=wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.StreamCompleteTextRequest.SerializeToString,
                 response_deserializer=wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.StreamCompleteTextResponse.FromString,
                 _registered_method=True)
+        self.ResumeCompleteText = channel.unary_stream(
+                '/wireroom_protos.chat.v1.CompatibilityService/ResumeCompleteText',
+                request_serializer=wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.ResumeCompleteTextRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.ResumeCompleteTextResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/wireroom_protos.chat.v1.CompatibilityService/Embed',
                 request_serializer=wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.EmbedRequest.SerializeToString,
@@ -75,6 +80,13 @@ class CompatibilityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeCompleteText(self, request, context):
+        """The rest of a streamed answer to one prompt whose call broke off, from any replica.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Embed(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,6 +112,11 @@ def add_CompatibilityServiceServicer_to_server(servicer, server):
                     servicer.StreamCompleteText,
                     request_deserializer=wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.StreamCompleteTextRequest.FromString,
                     response_serializer=wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.StreamCompleteTextResponse.SerializeToString,
+            ),
+            'ResumeCompleteText': grpc.unary_stream_rpc_method_handler(
+                    servicer.ResumeCompleteText,
+                    request_deserializer=wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.ResumeCompleteTextRequest.FromString,
+                    response_serializer=wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.ResumeCompleteTextResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -167,6 +184,33 @@ class CompatibilityService:
             '/wireroom_protos.chat.v1.CompatibilityService/StreamCompleteText',
             wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.StreamCompleteTextRequest.SerializeToString,
             wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.StreamCompleteTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeCompleteText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/wireroom_protos.chat.v1.CompatibilityService/ResumeCompleteText',
+            wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.ResumeCompleteTextRequest.SerializeToString,
+            wireroom__protos_dot_chat_dot_v1_dot_compatibility__pb2.ResumeCompleteTextResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class CompatibilityServiceStub:
     """Legacy text completions."""
     StreamCompleteText: _grpc.UnaryStreamMultiCallable[_compatibility_pb2.StreamCompleteTextRequest, _compatibility_pb2.StreamCompleteTextResponse]
     """`info` first, then `data` messages; the end of the stream is the end of the answer."""
+    ResumeCompleteText: _grpc.UnaryStreamMultiCallable[_compatibility_pb2.ResumeCompleteTextRequest, _compatibility_pb2.ResumeCompleteTextResponse]
+    """The rest of a streamed answer to one prompt whose call broke off, from any replica."""
     Embed: _grpc.UnaryUnaryMultiCallable[_compatibility_pb2.EmbedRequest, _compatibility_pb2.EmbedResponse]
     Moderate: _grpc.UnaryUnaryMultiCallable[_compatibility_pb2.ModerateRequest, _compatibility_pb2.ModerateResponse]
     """Scores of local word and phrase rules; calls no model."""
@@ -50,6 +52,8 @@ class CompatibilityServiceAsyncStub(CompatibilityServiceStub):
     """Legacy text completions."""
     StreamCompleteText: _aio.UnaryStreamMultiCallable[_compatibility_pb2.StreamCompleteTextRequest, _compatibility_pb2.StreamCompleteTextResponse]  # type: ignore[assignment]
     """`info` first, then `data` messages; the end of the stream is the end of the answer."""
+    ResumeCompleteText: _aio.UnaryStreamMultiCallable[_compatibility_pb2.ResumeCompleteTextRequest, _compatibility_pb2.ResumeCompleteTextResponse]  # type: ignore[assignment]
+    """The rest of a streamed answer to one prompt whose call broke off, from any replica."""
     Embed: _aio.UnaryUnaryMultiCallable[_compatibility_pb2.EmbedRequest, _compatibility_pb2.EmbedResponse]  # type: ignore[assignment]
     Moderate: _aio.UnaryUnaryMultiCallable[_compatibility_pb2.ModerateRequest, _compatibility_pb2.ModerateResponse]  # type: ignore[assignment]
     """Scores of local word and phrase rules; calls no model."""
@@ -72,6 +76,14 @@ class CompatibilityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_compatibility_pb2.StreamCompleteTextResponse], _abc.AsyncIterator[_compatibility_pb2.StreamCompleteTextResponse]]:
         """`info` first, then `data` messages; the end of the stream is the end of the answer."""
+
+    @_abc_1.abstractmethod
+    def ResumeCompleteText(
+        self,
+        request: _compatibility_pb2.ResumeCompleteTextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_compatibility_pb2.ResumeCompleteTextResponse], _abc.AsyncIterator[_compatibility_pb2.ResumeCompleteTextResponse]]:
+        """The rest of a streamed answer to one prompt whose call broke off, from any replica."""
 
     @_abc_1.abstractmethod
     def Embed(

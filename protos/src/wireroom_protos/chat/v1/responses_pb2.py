@@ -23,37 +23,42 @@ _sym_db = _symbol_database.Default()
 
 
 from wireroom_protos.chat.v1 import chat_pb2 as wireroom__protos_dot_chat_dot_v1_dot_chat__pb2
+from wireroom_protos.chat.v1 import conversation_pb2 as wireroom__protos_dot_chat_dot_v1_dot_conversation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'wireroom_protos/chat/v1/responses.proto\x12\x17wireroom_protos.chat.v1\x1a\"wireroom_protos/chat/v1/chat.proto\"%\n\x15\x43reateResponseRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"]\n\x16\x43reateResponseResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x35\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\"%\n\x15StreamResponseRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"+\n\rResponseEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x92\x01\n\x16StreamResponseResponse\x12\x37\n\x04info\x18\x01 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x37\n\x05\x65vent\x18\x02 \x01(\x0b\x32&.wireroom_protos.chat.v1.ResponseEventH\x00\x42\x06\n\x04part\" \n\x12GetResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"#\n\x13GetResponseResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"#\n\x15\x44\x65leteResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteResponseResponse\"T\n\x15ListInputItemsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x11\n\tascending\x18\x04 \x01(\x08\"&\n\x16ListInputItemsResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x32\xc9\x04\n\x0fResponseService\x12q\n\x0e\x43reateResponse\x12..wireroom_protos.chat.v1.CreateResponseRequest\x1a/.wireroom_protos.chat.v1.CreateResponseResponse\x12s\n\x0eStreamResponse\x12..wireroom_protos.chat.v1.StreamResponseRequest\x1a/.wireroom_protos.chat.v1.StreamResponseResponse0\x01\x12h\n\x0bGetResponse\x12+.wireroom_protos.chat.v1.GetResponseRequest\x1a,.wireroom_protos.chat.v1.GetResponseResponse\x12q\n\x0e\x44\x65leteResponse\x12..wireroom_protos.chat.v1.DeleteResponseRequest\x1a/.wireroom_protos.chat.v1.DeleteResponseResponse\x12q\n\x0eListInputItems\x12..wireroom_protos.chat.v1.ListInputItemsRequest\x1a/.wireroom_protos.chat.v1.ListInputItemsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'wireroom_protos/chat/v1/responses.proto\x12\x17wireroom_protos.chat.v1\x1a\"wireroom_protos/chat/v1/chat.proto\x1a*wireroom_protos/chat/v1/conversation.proto\"%\n\x15\x43reateResponseRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"]\n\x16\x43reateResponseResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x35\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\"%\n\x15StreamResponseRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"+\n\rResponseEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xc8\x01\n\x16StreamResponseResponse\x12\x37\n\x04info\x18\x01 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x37\n\x05\x65vent\x18\x02 \x01(\x0b\x32&.wireroom_protos.chat.v1.ResponseEventH\x00\x12\x34\n\x06\x66rames\x18\x03 \x03(\x0b\x32$.wireroom_protos.chat.v1.StreamFrameB\x06\n\x04part\"\x88\x01\n\x15ResumeResponseRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\x11\n\tstream_id\x18\x03 \x01(\t\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x05\x12\x32\n\x04tail\x18\x05 \x03(\x0b\x32$.wireroom_protos.chat.v1.StreamFrame\"\xc8\x01\n\x16ResumeResponseResponse\x12\x37\n\x04info\x18\x01 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x37\n\x05\x65vent\x18\x02 \x01(\x0b\x32&.wireroom_protos.chat.v1.ResponseEventH\x00\x12\x34\n\x06\x66rames\x18\x03 \x03(\x0b\x32$.wireroom_protos.chat.v1.StreamFrameB\x06\n\x04part\" \n\x12GetResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"#\n\x13GetResponseResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"#\n\x15\x44\x65leteResponseRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteResponseResponse\"T\n\x15ListInputItemsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x11\n\tascending\x18\x04 \x01(\x08\"&\n\x16ListInputItemsResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x32\xbe\x05\n\x0fResponseService\x12q\n\x0e\x43reateResponse\x12..wireroom_protos.chat.v1.CreateResponseRequest\x1a/.wireroom_protos.chat.v1.CreateResponseResponse\x12s\n\x0eStreamResponse\x12..wireroom_protos.chat.v1.StreamResponseRequest\x1a/.wireroom_protos.chat.v1.StreamResponseResponse0\x01\x12s\n\x0eResumeResponse\x12..wireroom_protos.chat.v1.ResumeResponseRequest\x1a/.wireroom_protos.chat.v1.ResumeResponseResponse0\x01\x12h\n\x0bGetResponse\x12+.wireroom_protos.chat.v1.GetResponseRequest\x1a,.wireroom_protos.chat.v1.GetResponseResponse\x12q\n\x0e\x44\x65leteResponse\x12..wireroom_protos.chat.v1.DeleteResponseRequest\x1a/.wireroom_protos.chat.v1.DeleteResponseResponse\x12q\n\x0eListInputItems\x12..wireroom_protos.chat.v1.ListInputItemsRequest\x1a/.wireroom_protos.chat.v1.ListInputItemsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wireroom_protos.chat.v1.responses_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATERESPONSEREQUEST']._serialized_start=104
-  _globals['_CREATERESPONSEREQUEST']._serialized_end=141
-  _globals['_CREATERESPONSERESPONSE']._serialized_start=143
-  _globals['_CREATERESPONSERESPONSE']._serialized_end=236
-  _globals['_STREAMRESPONSEREQUEST']._serialized_start=238
-  _globals['_STREAMRESPONSEREQUEST']._serialized_end=275
-  _globals['_RESPONSEEVENT']._serialized_start=277
-  _globals['_RESPONSEEVENT']._serialized_end=320
-  _globals['_STREAMRESPONSERESPONSE']._serialized_start=323
-  _globals['_STREAMRESPONSERESPONSE']._serialized_end=469
-  _globals['_GETRESPONSEREQUEST']._serialized_start=471
-  _globals['_GETRESPONSEREQUEST']._serialized_end=503
-  _globals['_GETRESPONSERESPONSE']._serialized_start=505
-  _globals['_GETRESPONSERESPONSE']._serialized_end=540
-  _globals['_DELETERESPONSEREQUEST']._serialized_start=542
-  _globals['_DELETERESPONSEREQUEST']._serialized_end=577
-  _globals['_DELETERESPONSERESPONSE']._serialized_start=579
-  _globals['_DELETERESPONSERESPONSE']._serialized_end=603
-  _globals['_LISTINPUTITEMSREQUEST']._serialized_start=605
-  _globals['_LISTINPUTITEMSREQUEST']._serialized_end=689
-  _globals['_LISTINPUTITEMSRESPONSE']._serialized_start=691
-  _globals['_LISTINPUTITEMSRESPONSE']._serialized_end=729
-  _globals['_RESPONSESERVICE']._serialized_start=732
-  _globals['_RESPONSESERVICE']._serialized_end=1317
+  _globals['_CREATERESPONSEREQUEST']._serialized_start=148
+  _globals['_CREATERESPONSEREQUEST']._serialized_end=185
+  _globals['_CREATERESPONSERESPONSE']._serialized_start=187
+  _globals['_CREATERESPONSERESPONSE']._serialized_end=280
+  _globals['_STREAMRESPONSEREQUEST']._serialized_start=282
+  _globals['_STREAMRESPONSEREQUEST']._serialized_end=319
+  _globals['_RESPONSEEVENT']._serialized_start=321
+  _globals['_RESPONSEEVENT']._serialized_end=364
+  _globals['_STREAMRESPONSERESPONSE']._serialized_start=367
+  _globals['_STREAMRESPONSERESPONSE']._serialized_end=567
+  _globals['_RESUMERESPONSEREQUEST']._serialized_start=570
+  _globals['_RESUMERESPONSEREQUEST']._serialized_end=706
+  _globals['_RESUMERESPONSERESPONSE']._serialized_start=709
+  _globals['_RESUMERESPONSERESPONSE']._serialized_end=909
+  _globals['_GETRESPONSEREQUEST']._serialized_start=911
+  _globals['_GETRESPONSEREQUEST']._serialized_end=943
+  _globals['_GETRESPONSERESPONSE']._serialized_start=945
+  _globals['_GETRESPONSERESPONSE']._serialized_end=980
+  _globals['_DELETERESPONSEREQUEST']._serialized_start=982
+  _globals['_DELETERESPONSEREQUEST']._serialized_end=1017
+  _globals['_DELETERESPONSERESPONSE']._serialized_start=1019
+  _globals['_DELETERESPONSERESPONSE']._serialized_end=1043
+  _globals['_LISTINPUTITEMSREQUEST']._serialized_start=1045
+  _globals['_LISTINPUTITEMSREQUEST']._serialized_end=1129
+  _globals['_LISTINPUTITEMSRESPONSE']._serialized_start=1131
+  _globals['_LISTINPUTITEMSRESPONSE']._serialized_end=1169
+  _globals['_RESPONSESERVICE']._serialized_start=1172
+  _globals['_RESPONSESERVICE']._serialized_end=1874
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from wireroom_protos.chat.v1 import chat_pb2 as _chat_pb2
+from wireroom_protos.chat.v1 import conversation_pb2 as _conversation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -109,25 +112,99 @@ class StreamResponseResponse(_message.Message):
 
     INFO_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def info(self) -> _chat_pb2.CompletionInfo: ...
     @_builtins.property
     def event(self) -> Global___ResponseEvent: ...
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[_conversation_pb2.StreamFrame]:
+        """The frames of the chat completion that came since the message before: `ResumeResponse` wants the last ones back."""
+
     def __init__(
         self,
         *,
         info: _chat_pb2.CompletionInfo | None = ...,
         event: Global___ResponseEvent | None = ...,
+        frames: _abc.Iterable[_conversation_pb2.StreamFrame] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "info", b"info", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "info", b"info", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "frames", b"frames", "info", b"info", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["info", "event"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___StreamResponseResponse: _TypeAlias = StreamResponseResponse  # noqa: Y015
+
+@_typing.final
+class ResumeResponseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    """As it was sent to StreamResponse."""
+    id: _builtins.str
+    """The response's id."""
+    stream_id: _builtins.str
+    """The completion's id, from its info."""
+    events: _builtins.int
+    """How many events the caller has."""
+    @_builtins.property
+    def tail(self) -> _containers.RepeatedCompositeFieldContainer[_conversation_pb2.StreamFrame]:
+        """The last frames that the caller has."""
+
+    def __init__(
+        self,
+        *,
+        body: _builtins.bytes = ...,
+        id: _builtins.str = ...,
+        stream_id: _builtins.str = ...,
+        events: _builtins.int = ...,
+        tail: _abc.Iterable[_conversation_pb2.StreamFrame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "events", b"events", "id", b"id", "stream_id", b"stream_id", "tail", b"tail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeResponseRequest: _TypeAlias = ResumeResponseRequest  # noqa: Y015
+
+@_typing.final
+class ResumeResponseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INFO_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def info(self) -> _chat_pb2.CompletionInfo: ...
+    @_builtins.property
+    def event(self) -> Global___ResponseEvent: ...
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[_conversation_pb2.StreamFrame]: ...
+    def __init__(
+        self,
+        *,
+        info: _chat_pb2.CompletionInfo | None = ...,
+        event: Global___ResponseEvent | None = ...,
+        frames: _abc.Iterable[_conversation_pb2.StreamFrame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "info", b"info", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "frames", b"frames", "info", b"info", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["info", "event"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ResumeResponseResponse: _TypeAlias = ResumeResponseResponse  # noqa: Y015
 
 @_typing.final
 class GetResponseRequest(_message.Message):

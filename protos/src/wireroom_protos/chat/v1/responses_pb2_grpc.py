@@ -45,6 +45,11 @@ class ResponseServiceStub:
                 request_serializer=wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.StreamResponseRequest.SerializeToString,
                 response_deserializer=wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.StreamResponseResponse.FromString,
                 _registered_method=True)
+        self.ResumeResponse = channel.unary_stream(
+                '/wireroom_protos.chat.v1.ResponseService/ResumeResponse',
+                request_serializer=wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.ResumeResponseRequest.SerializeToString,
+                response_deserializer=wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.ResumeResponseResponse.FromString,
+                _registered_method=True)
         self.GetResponse = channel.unary_unary(
                 '/wireroom_protos.chat.v1.ResponseService/GetResponse',
                 request_serializer=wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.GetResponseRequest.SerializeToString,
@@ -74,6 +79,14 @@ class ResponseServiceServicer:
 
     def StreamResponse(self, request, context):
         """`info` first, then events; a failure after the first event is told as an event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeResponse(self, request, context):
+        """The rest of a streamed response whose call broke off, from any replica: it is made again from the frames of its completion, and
+        gone on with where their process is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +122,11 @@ def add_ResponseServiceServicer_to_server(servicer, server):
                     servicer.StreamResponse,
                     request_deserializer=wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.StreamResponseRequest.FromString,
                     response_serializer=wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.StreamResponseResponse.SerializeToString,
+            ),
+            'ResumeResponse': grpc.unary_stream_rpc_method_handler(
+                    servicer.ResumeResponse,
+                    request_deserializer=wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.ResumeResponseRequest.FromString,
+                    response_serializer=wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.ResumeResponseResponse.SerializeToString,
             ),
             'GetResponse': grpc.unary_unary_rpc_method_handler(
                     servicer.GetResponse,
@@ -181,6 +199,33 @@ class ResponseService:
             '/wireroom_protos.chat.v1.ResponseService/StreamResponse',
             wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.StreamResponseRequest.SerializeToString,
             wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.StreamResponseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/wireroom_protos.chat.v1.ResponseService/ResumeResponse',
+            wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.ResumeResponseRequest.SerializeToString,
+            wireroom__protos_dot_chat_dot_v1_dot_responses__pb2.ResumeResponseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,10 @@ class ResponseServiceStub:
     CreateResponse: _grpc.UnaryUnaryMultiCallable[_responses_pb2.CreateResponseRequest, _responses_pb2.CreateResponseResponse]
     StreamResponse: _grpc.UnaryStreamMultiCallable[_responses_pb2.StreamResponseRequest, _responses_pb2.StreamResponseResponse]
     """`info` first, then events; a failure after the first event is told as an event."""
+    ResumeResponse: _grpc.UnaryStreamMultiCallable[_responses_pb2.ResumeResponseRequest, _responses_pb2.ResumeResponseResponse]
+    """The rest of a streamed response whose call broke off, from any replica: it is made again from the frames of its completion, and
+    gone on with where their process is gone.
+    """
     GetResponse: _grpc.UnaryUnaryMultiCallable[_responses_pb2.GetResponseRequest, _responses_pb2.GetResponseResponse]
     DeleteResponse: _grpc.UnaryUnaryMultiCallable[_responses_pb2.DeleteResponseRequest, _responses_pb2.DeleteResponseResponse]
     ListInputItems: _grpc.UnaryUnaryMultiCallable[_responses_pb2.ListInputItemsRequest, _responses_pb2.ListInputItemsResponse]
@@ -48,6 +52,10 @@ class ResponseServiceAsyncStub(ResponseServiceStub):
     CreateResponse: _aio.UnaryUnaryMultiCallable[_responses_pb2.CreateResponseRequest, _responses_pb2.CreateResponseResponse]  # type: ignore[assignment]
     StreamResponse: _aio.UnaryStreamMultiCallable[_responses_pb2.StreamResponseRequest, _responses_pb2.StreamResponseResponse]  # type: ignore[assignment]
     """`info` first, then events; a failure after the first event is told as an event."""
+    ResumeResponse: _aio.UnaryStreamMultiCallable[_responses_pb2.ResumeResponseRequest, _responses_pb2.ResumeResponseResponse]  # type: ignore[assignment]
+    """The rest of a streamed response whose call broke off, from any replica: it is made again from the frames of its completion, and
+    gone on with where their process is gone.
+    """
     GetResponse: _aio.UnaryUnaryMultiCallable[_responses_pb2.GetResponseRequest, _responses_pb2.GetResponseResponse]  # type: ignore[assignment]
     DeleteResponse: _aio.UnaryUnaryMultiCallable[_responses_pb2.DeleteResponseRequest, _responses_pb2.DeleteResponseResponse]  # type: ignore[assignment]
     ListInputItems: _aio.UnaryUnaryMultiCallable[_responses_pb2.ListInputItemsRequest, _responses_pb2.ListInputItemsResponse]  # type: ignore[assignment]
@@ -69,6 +77,16 @@ class ResponseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_responses_pb2.StreamResponseResponse], _abc.AsyncIterator[_responses_pb2.StreamResponseResponse]]:
         """`info` first, then events; a failure after the first event is told as an event."""
+
+    @_abc_1.abstractmethod
+    def ResumeResponse(
+        self,
+        request: _responses_pb2.ResumeResponseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_responses_pb2.ResumeResponseResponse], _abc.AsyncIterator[_responses_pb2.ResumeResponseResponse]]:
+        """The rest of a streamed response whose call broke off, from any replica: it is made again from the frames of its completion, and
+        gone on with where their process is gone.
+        """
 
     @_abc_1.abstractmethod
     def GetResponse(

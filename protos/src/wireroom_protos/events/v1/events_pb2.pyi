@@ -871,6 +871,30 @@ class RagDocumentFailed(_message.Message):
 Global___RagDocumentFailed: _TypeAlias = RagDocumentFailed  # noqa: Y015
 
 @_typing.final
+class RagDocumentRetried(_message.Message):
+    """A failed or rejected version is processed again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagDocumentRetried: _TypeAlias = RagDocumentRetried  # noqa: Y015
+
+@_typing.final
 class RagDocumentDeleted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -944,6 +968,7 @@ class NewsFeedFetched(_message.Message):
     NEW_ARTICLES_FIELD_NUMBER: _builtins.int
     CHANGED_ARTICLES_FIELD_NUMBER: _builtins.int
     NOT_MODIFIED_FIELD_NUMBER: _builtins.int
+    MERGED_ARTICLES_FIELD_NUMBER: _builtins.int
     feed_id: _builtins.str
     status: _builtins.int
     milliseconds: _builtins.int
@@ -951,6 +976,8 @@ class NewsFeedFetched(_message.Message):
     new_articles: _builtins.int
     changed_articles: _builtins.int
     not_modified: _builtins.bool
+    merged_articles: _builtins.int
+    """Articles that turned out to be another one."""
     def __init__(
         self,
         *,
@@ -961,10 +988,11 @@ class NewsFeedFetched(_message.Message):
         new_articles: _builtins.int = ...,
         changed_articles: _builtins.int = ...,
         not_modified: _builtins.bool = ...,
+        merged_articles: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "changed_articles", b"changed_articles", "feed_id", b"feed_id", "milliseconds", b"milliseconds", "new_articles", b"new_articles", "not_modified", b"not_modified", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "changed_articles", b"changed_articles", "feed_id", b"feed_id", "merged_articles", b"merged_articles", "milliseconds", b"milliseconds", "new_articles", b"new_articles", "not_modified", b"not_modified", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1098,6 +1126,44 @@ class NewsArticleUpdated(_message.Message):
 Global___NewsArticleUpdated: _TypeAlias = NewsArticleUpdated  # noqa: Y015
 
 @_typing.final
+class ChatUsage(_message.Message):
+    """What an answer is charged with, summed over its calls of providers; absent where none was called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    MICROS_FIELD_NUMBER: _builtins.int
+    TOKENS_IN_FIELD_NUMBER: _builtins.int
+    TOKENS_OUT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Empty without an API key."""
+    micros: _builtins.int
+    tokens_in: _builtins.int
+    tokens_out: _builtins.int
+    attempts: _builtins.int
+    price_version: _builtins.str
+    """Of the last call."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        micros: _builtins.int = ...,
+        tokens_in: _builtins.int = ...,
+        tokens_out: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        price_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "key_id", b"key_id", "micros", b"micros", "price_version", b"price_version", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatUsage: _TypeAlias = ChatUsage  # noqa: Y015
+
+@_typing.final
 class ChatCompletionCompleted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1110,6 +1176,7 @@ class ChatCompletionCompleted(_message.Message):
     FIRST_TOKEN_MILLISECONDS_FIELD_NUMBER: _builtins.int
     MILLISECONDS_FIELD_NUMBER: _builtins.int
     CITATIONS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     completion_id: _builtins.str
     model: _builtins.str
     provider: _builtins.str
@@ -1120,6 +1187,8 @@ class ChatCompletionCompleted(_message.Message):
     first_token_milliseconds: _builtins.int
     milliseconds: _builtins.int
     citations: _builtins.int
+    @_builtins.property
+    def usage(self) -> Global___ChatUsage: ...
     def __init__(
         self,
         *,
@@ -1132,10 +1201,11 @@ class ChatCompletionCompleted(_message.Message):
         first_token_milliseconds: _builtins.int = ...,
         milliseconds: _builtins.int = ...,
         citations: _builtins.int = ...,
+        usage: Global___ChatUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_mode", b"answer_mode", "citations", b"citations", "completion_id", b"completion_id", "first_token_milliseconds", b"first_token_milliseconds", "milliseconds", b"milliseconds", "model", b"model", "provider", b"provider", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_mode", b"answer_mode", "citations", b"citations", "completion_id", b"completion_id", "first_token_milliseconds", b"first_token_milliseconds", "milliseconds", b"milliseconds", "model", b"model", "provider", b"provider", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1149,10 +1219,13 @@ class ChatCompletionFailed(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     completion_id: _builtins.str
     model: _builtins.str
     provider: _builtins.str
     error_code: _builtins.str
+    @_builtins.property
+    def usage(self) -> Global___ChatUsage: ...
     def __init__(
         self,
         *,
@@ -1160,10 +1233,11 @@ class ChatCompletionFailed(_message.Message):
         model: _builtins.str = ...,
         provider: _builtins.str = ...,
         error_code: _builtins.str = ...,
+        usage: Global___ChatUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_id", b"completion_id", "error_code", b"error_code", "model", b"model", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_id", b"completion_id", "error_code", b"error_code", "model", b"model", "provider", b"provider", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1177,10 +1251,13 @@ class ChatCompletionCancelled(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     TOKENS_OUT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     completion_id: _builtins.str
     model: _builtins.str
     provider: _builtins.str
     tokens_out: _builtins.int
+    @_builtins.property
+    def usage(self) -> Global___ChatUsage: ...
     def __init__(
         self,
         *,
@@ -1188,10 +1265,11 @@ class ChatCompletionCancelled(_message.Message):
         model: _builtins.str = ...,
         provider: _builtins.str = ...,
         tokens_out: _builtins.int = ...,
+        usage: Global___ChatUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_id", b"completion_id", "model", b"model", "provider", b"provider", "tokens_out", b"tokens_out"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_id", b"completion_id", "model", b"model", "provider", b"provider", "tokens_out", b"tokens_out", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1303,53 +1381,6 @@ class ChatFeedbackAdded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatFeedbackAdded: _TypeAlias = ChatFeedbackAdded  # noqa: Y015
-
-@_typing.final
-class ChatUsageSettled(_message.Message):
-    """A generation with at least one call of a provider was settled; the sums are over its calls."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    GENERATION_ID_FIELD_NUMBER: _builtins.int
-    COMPLETION_ID_FIELD_NUMBER: _builtins.int
-    USER_ID_FIELD_NUMBER: _builtins.int
-    KEY_ID_FIELD_NUMBER: _builtins.int
-    MICROS_FIELD_NUMBER: _builtins.int
-    TOKENS_IN_FIELD_NUMBER: _builtins.int
-    TOKENS_OUT_FIELD_NUMBER: _builtins.int
-    ATTEMPTS_FIELD_NUMBER: _builtins.int
-    PRICE_VERSION_FIELD_NUMBER: _builtins.int
-    generation_id: _builtins.str
-    completion_id: _builtins.str
-    user_id: _builtins.str
-    key_id: _builtins.str
-    """Empty without an API key."""
-    micros: _builtins.int
-    tokens_in: _builtins.int
-    tokens_out: _builtins.int
-    attempts: _builtins.int
-    price_version: _builtins.str
-    """Of the last call."""
-    def __init__(
-        self,
-        *,
-        generation_id: _builtins.str = ...,
-        completion_id: _builtins.str = ...,
-        user_id: _builtins.str = ...,
-        key_id: _builtins.str = ...,
-        micros: _builtins.int = ...,
-        tokens_in: _builtins.int = ...,
-        tokens_out: _builtins.int = ...,
-        attempts: _builtins.int = ...,
-        price_version: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "completion_id", b"completion_id", "generation_id", b"generation_id", "key_id", b"key_id", "micros", b"micros", "price_version", b"price_version", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out", "user_id", b"user_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ChatUsageSettled: _TypeAlias = ChatUsageSettled  # noqa: Y015
 
 @_typing.final
 class ChatBudgetThreshold(_message.Message):
@@ -1645,3 +1676,202 @@ class RagCollectionDocumentRemoved(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RagCollectionDocumentRemoved: _TypeAlias = RagCollectionDocumentRemoved  # noqa: Y015
+
+@_typing.final
+class RagGenerationStarted(_message.Message):
+    """A tenant's index is built anew beside the one that serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    CHUNKER_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    model: _builtins.str
+    dimension: _builtins.int
+    chunker: _builtins.str
+    """Version of the way texts are cut."""
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        model: _builtins.str = ...,
+        dimension: _builtins.int = ...,
+        chunker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunker", b"chunker", "dimension", b"dimension", "generation", b"generation", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagGenerationStarted: _TypeAlias = RagGenerationStarted  # noqa: Y015
+
+@_typing.final
+class RagGenerationSwitched(_message.Message):
+    """Queries go to this generation from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    before: _builtins.int
+    model: _builtins.str
+    dimension: _builtins.int
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        before: _builtins.int = ...,
+        model: _builtins.str = ...,
+        dimension: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "dimension", b"dimension", "generation", b"generation", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagGenerationSwitched: _TypeAlias = RagGenerationSwitched  # noqa: Y015
+
+@_typing.final
+class RagGenerationDropped(_message.Message):
+    """What an earlier or an aborted generation held is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    ABORTED_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    aborted: _builtins.bool
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        aborted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagGenerationDropped: _TypeAlias = RagGenerationDropped  # noqa: Y015
+
+@_typing.final
+class RagAclChanged(_message.Message):
+    """Who may read documents changed: what was remembered of answers from them is void."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    ACL_VERSION_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    collection_id: _builtins.str
+    """One of them is empty."""
+    document_id: _builtins.str
+    acl_version: _builtins.int
+    """Of the collection's list; it grows with each change."""
+    documents: _builtins.int
+    """Documents whose readers changed with it."""
+    def __init__(
+        self,
+        *,
+        collection_id: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        acl_version: _builtins.int = ...,
+        documents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl_version", b"acl_version", "collection_id", b"collection_id", "document_id", b"document_id", "documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RagAclChanged: _TypeAlias = RagAclChanged  # noqa: Y015
+
+@_typing.final
+class PrivacyErasureRequested(_message.Message):
+    """Everything of a user, or of a whole tenant, is to be erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASURE_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    erasure_id: _builtins.str
+    user_id: _builtins.str
+    """Empty: the tenant."""
+    def __init__(
+        self,
+        *,
+        erasure_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure_id", b"erasure_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrivacyErasureRequested: _TypeAlias = PrivacyErasureRequested  # noqa: Y015
+
+@_typing.final
+class PrivacyErasurePartDone(_message.Message):
+    """One service has erased its part; the receipt's content stays with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ERASURE_ID_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    RECEIPT_SHA256_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    erasure_id: _builtins.str
+    part: _builtins.str
+    """The service."""
+    receipt_sha256: _builtins.str
+    signature: _builtins.str
+    """Ed25519 over the receipt's content, base64."""
+    @_builtins.property
+    def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        erasure_id: _builtins.str = ...,
+        part: _builtins.str = ...,
+        counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        receipt_sha256: _builtins.str = ...,
+        signature: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "erasure_id", b"erasure_id", "part", b"part", "receipt_sha256", b"receipt_sha256", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrivacyErasurePartDone: _TypeAlias = PrivacyErasurePartDone  # noqa: Y015

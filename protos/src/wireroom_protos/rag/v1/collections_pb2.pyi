@@ -59,6 +59,8 @@ class Collection(_message.Message):
     DOCUMENTS_REJECTED_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FAILED_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    EXPIRES_DAYS_FIELD_NUMBER: _builtins.int
+    LAST_ACTIVE_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner_id: _builtins.str
     name: _builtins.str
@@ -73,10 +75,14 @@ class Collection(_message.Message):
     documents_rejected: _builtins.int
     documents_failed: _builtins.int
     size: _builtins.int
+    expires_days: _builtins.int
+    """Deleted after so many days without a search or a change; 0 for never."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def last_active_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -93,10 +99,12 @@ class Collection(_message.Message):
         documents_rejected: _builtins.int = ...,
         documents_failed: _builtins.int = ...,
         size: _builtins.int = ...,
+        expires_days: _builtins.int = ...,
+        last_active_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_active_at", b"last_active_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "documents_failed", b"documents_failed", "documents_indexed", b"documents_indexed", "documents_pending", b"documents_pending", "documents_rejected", b"documents_rejected", "id", b"id", "metadata", b"metadata", "name", b"name", "owner_id", b"owner_id", "size", b"size", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "documents_failed", b"documents_failed", "documents_indexed", b"documents_indexed", "documents_pending", b"documents_pending", "documents_rejected", b"documents_rejected", "expires_days", b"expires_days", "id", b"id", "last_active_at", b"last_active_at", "metadata", b"metadata", "name", b"name", "owner_id", b"owner_id", "size", b"size", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -173,11 +181,13 @@ class CreateCollectionRequest(_message.Message):
     VISIBILITY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    EXPIRES_DAYS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     description: _builtins.str
     visibility: Global___CollectionVisibility.ValueType
     """Unspecified: private."""
     metadata: _builtins.bytes
+    expires_days: _builtins.int
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Up to 500 members to begin with."""
@@ -190,10 +200,11 @@ class CreateCollectionRequest(_message.Message):
         visibility: Global___CollectionVisibility.ValueType = ...,
         metadata: _builtins.bytes = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        expires_days: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ids", b"document_ids", "metadata", b"metadata", "name", b"name", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ids", b"document_ids", "expires_days", b"expires_days", "metadata", b"metadata", "name", b"name", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,12 +323,15 @@ class UpdateCollectionRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     VISIBILITY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    EXPIRES_DAYS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     description: _builtins.str
     visibility: Global___CollectionVisibility.ValueType
     """Unspecified: stays."""
     metadata: _builtins.bytes
+    expires_days: _builtins.int
+    """0: it does not expire."""
     def __init__(
         self,
         *,
@@ -326,19 +340,24 @@ class UpdateCollectionRequest(_message.Message):
         description: _builtins.str | None = ...,
         visibility: Global___CollectionVisibility.ValueType = ...,
         metadata: _builtins.bytes | None = ...,
+        expires_days: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_metadata", b"_metadata", "_name", b"_name", "description", b"description", "metadata", b"metadata", "name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expires_days", b"_expires_days", "_metadata", b"_metadata", "_name", b"_name", "description", b"description", "expires_days", b"expires_days", "metadata", b"metadata", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_metadata", b"_metadata", "_name", b"_name", "description", b"description", "id", b"id", "metadata", b"metadata", "name", b"name", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expires_days", b"_expires_days", "_metadata", b"_metadata", "_name", b"_name", "description", b"description", "expires_days", b"expires_days", "id", b"id", "metadata", b"metadata", "name", b"name", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__expires_days: _TypeAlias = _typing.Literal["expires_days"]  # noqa: Y015
+    _WhichOneofArgType__expires_days: _TypeAlias = _typing.Literal["_expires_days", b"_expires_days"]  # noqa: Y015
     _WhichOneofReturnType__metadata: _TypeAlias = _typing.Literal["metadata"]  # noqa: Y015
     _WhichOneofArgType__metadata: _TypeAlias = _typing.Literal["_metadata", b"_metadata"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_days) -> _WhichOneofReturnType__expires_days | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__metadata) -> _WhichOneofReturnType__metadata | None: ...
     @_typing.overload

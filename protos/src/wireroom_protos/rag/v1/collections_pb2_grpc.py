@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class CollectionServiceStub:
     """Named sets of documents. Reading needs `docs:read`; changing `collections:manage:own` for one's own and `collections:manage` for all.
-    Membership does not decide who sees a document. A collection that the caller does not see is NOT_FOUND.
+    Members are shown to those who read them. A collection that the caller does not see is NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -85,7 +85,7 @@ class CollectionServiceStub:
 
 class CollectionServiceServicer:
     """Named sets of documents. Reading needs `docs:read`; changing `collections:manage:own` for one's own and `collections:manage` for all.
-    Membership does not decide who sees a document. A collection that the caller does not see is NOT_FOUND.
+    Members are shown to those who read them. A collection that the caller does not see is NOT_FOUND.
     """
 
     def CreateCollection(self, request, context):
@@ -203,7 +203,7 @@ def add_CollectionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class CollectionService:
     """Named sets of documents. Reading needs `docs:read`; changing `collections:manage:own` for one's own and `collections:manage` for all.
-    Membership does not decide who sees a document. A collection that the caller does not see is NOT_FOUND.
+    Members are shown to those who read them. A collection that the caller does not see is NOT_FOUND.
     """
 
     @staticmethod

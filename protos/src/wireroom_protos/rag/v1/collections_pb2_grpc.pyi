@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class CollectionServiceStub:
     """Named sets of documents. Reading needs `docs:read`; changing `collections:manage:own` for one's own and `collections:manage` for all.
-    Membership does not decide who sees a document. A collection that the caller does not see is NOT_FOUND.
+    Members are shown to those who read them. A collection that the caller does not see is NOT_FOUND.
     """
 
     @_typing.overload
@@ -51,7 +51,7 @@ class CollectionServiceStub:
 @_typing.type_check_only
 class CollectionServiceAsyncStub(CollectionServiceStub):
     """Named sets of documents. Reading needs `docs:read`; changing `collections:manage:own` for one's own and `collections:manage` for all.
-    Membership does not decide who sees a document. A collection that the caller does not see is NOT_FOUND.
+    Members are shown to those who read them. A collection that the caller does not see is NOT_FOUND.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -70,7 +70,7 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Named sets of documents. Reading needs `docs:read`; changing `collections:manage:own` for one's own and `collections:manage` for all.
-    Membership does not decide who sees a document. A collection that the caller does not see is NOT_FOUND.
+    Members are shown to those who read them. A collection that the caller does not see is NOT_FOUND.
     """
 
     @_abc_1.abstractmethod

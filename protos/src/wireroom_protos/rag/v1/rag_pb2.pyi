@@ -53,6 +53,8 @@ class _DocumentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Documen
     """The content cannot be used; `reason` says why."""
     DOCUMENT_STATE_FAILED: _DocumentState.ValueType  # 7
     """Processing failed after its retries; `reason` says why."""
+    DOCUMENT_STATE_SCANNED: _DocumentState.ValueType  # 8
+    """The virus scanner found nothing; where there is none, documents skip this state."""
 
 class DocumentState(_DocumentState, metaclass=_DocumentStateEnumTypeWrapper): ...
 
@@ -66,7 +68,36 @@ DOCUMENT_STATE_REJECTED: DocumentState.ValueType  # 6
 """The content cannot be used; `reason` says why."""
 DOCUMENT_STATE_FAILED: DocumentState.ValueType  # 7
 """Processing failed after its retries; `reason` says why."""
+DOCUMENT_STATE_SCANNED: DocumentState.ValueType  # 8
+"""The virus scanner found nothing; where there is none, documents skip this state."""
 Global___DocumentState: _TypeAlias = DocumentState  # noqa: Y015
+
+class _DocumentAccess:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DocumentAccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentAccess.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOCUMENT_ACCESS_UNSPECIFIED: _DocumentAccess.ValueType  # 0
+    """The installation's default; in a collection: COLLECTIONS."""
+    DOCUMENT_ACCESS_TENANT: _DocumentAccess.ValueType  # 1
+    """Everybody of the tenant who may read documents."""
+    DOCUMENT_ACCESS_PRIVATE: _DocumentAccess.ValueType  # 2
+    """Its owner, and who holds `collections:manage`."""
+    DOCUMENT_ACCESS_COLLECTIONS: _DocumentAccess.ValueType  # 3
+    """Those, and who reads a collection that holds it."""
+
+class DocumentAccess(_DocumentAccess, metaclass=_DocumentAccessEnumTypeWrapper): ...
+
+DOCUMENT_ACCESS_UNSPECIFIED: DocumentAccess.ValueType  # 0
+"""The installation's default; in a collection: COLLECTIONS."""
+DOCUMENT_ACCESS_TENANT: DocumentAccess.ValueType  # 1
+"""Everybody of the tenant who may read documents."""
+DOCUMENT_ACCESS_PRIVATE: DocumentAccess.ValueType  # 2
+"""Its owner, and who holds `collections:manage`."""
+DOCUMENT_ACCESS_COLLECTIONS: DocumentAccess.ValueType  # 3
+"""Those, and who reads a collection that holds it."""
+Global___DocumentAccess: _TypeAlias = DocumentAccess  # noqa: Y015
 
 @_typing.final
 class Document(_message.Message):
@@ -86,6 +117,7 @@ class Document(_message.Message):
     OWNER_ID_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     name: _builtins.str
@@ -98,6 +130,7 @@ class Document(_message.Message):
     pages: _builtins.int
     chunks: _builtins.int
     owner_id: _builtins.str
+    access: Global___DocumentAccess.ValueType
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -119,10 +152,11 @@ class Document(_message.Message):
         owner_id: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        access: Global___DocumentAccess.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "created_at", b"created_at", "id", b"id", "media_type", b"media_type", "name", b"name", "owner_id", b"owner_id", "pages", b"pages", "reason", b"reason", "reason_code", b"reason_code", "sha256", b"sha256", "size", b"size", "state", b"state", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "chunks", b"chunks", "created_at", b"created_at", "id", b"id", "media_type", b"media_type", "name", b"name", "owner_id", b"owner_id", "pages", b"pages", "reason", b"reason", "reason_code", b"reason_code", "sha256", b"sha256", "size", b"size", "state", b"state", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,18 +168,26 @@ class UploadHead(_message.Message):
 
     FILENAME_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
     filename: _builtins.str
     media_type: _builtins.str
     """What the client claims; the type is decided by content."""
+    access: Global___DocumentAccess.ValueType
+    """Of a new document; a new version leaves it as it is when this is unspecified."""
+    collection_id: _builtins.str
+    """Put into this collection at once, which needs the right to change it."""
     def __init__(
         self,
         *,
         filename: _builtins.str = ...,
         media_type: _builtins.str = ...,
+        access: Global___DocumentAccess.ValueType = ...,
+        collection_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "media_type", b"media_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "collection_id", b"collection_id", "filename", b"filename", "media_type", b"media_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -376,11 +418,23 @@ class RetrieveRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     COLLECTION_IDS_FIELD_NUMBER: _builtins.int
     MEMBER_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    MEMBER_FILTER_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     top_k: _builtins.int
     """1 to 50; 0 for 8."""
     member_attributes: _builtins.bytes
     """JSON object; only members whose attributes are these (and possibly others)."""
+    explain: _builtins.bool
+    """Each passage then tells how it came to its place."""
+    neighbours: _builtins.bool
+    """Each passage with what stands before and behind it; those that then overlap are one."""
+    diversity: _builtins.float
+    """0: the best passages; up to 1: passages that differ from each other."""
+    member_filter: _builtins.bytes
+    """JSON: {"type": "eq" and others, "key", "value"}, or {"type": "and" | "or", "filters": [...]}; only members whose attributes pass."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___SourceKind.ValueType]:
         """Empty for all kinds."""
@@ -404,10 +458,14 @@ class RetrieveRequest(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         collection_ids: _abc.Iterable[_builtins.str] | None = ...,
         member_attributes: _builtins.bytes = ...,
+        explain: _builtins.bool = ...,
+        neighbours: _builtins.bool = ...,
+        diversity: _builtins.float = ...,
+        member_filter: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_ids", b"collection_ids", "kinds", b"kinds", "member_attributes", b"member_attributes", "query", b"query", "since", b"since", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_ids", b"collection_ids", "diversity", b"diversity", "explain", b"explain", "kinds", b"kinds", "member_attributes", b"member_attributes", "member_filter", b"member_filter", "neighbours", b"neighbours", "query", b"query", "since", b"since", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -431,6 +489,7 @@ class Passage(_message.Message):
     DENSE_SCORE_FIELD_NUMBER: _builtins.int
     LEXICAL_SCORE_FIELD_NUMBER: _builtins.int
     PUBLISHED_AT_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     document_id: _builtins.str
     version: _builtins.int
@@ -452,6 +511,10 @@ class Passage(_message.Message):
     """BM25; 0 when only the dense leg found it."""
     @_builtins.property
     def published_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def explanation(self) -> Global___Explanation:
+        """Only where it was asked for."""
+
     def __init__(
         self,
         *,
@@ -469,30 +532,113 @@ class Passage(_message.Message):
         dense_score: _builtins.float = ...,
         lexical_score: _builtins.float = ...,
         published_at: _timestamp_pb2.Timestamp | None = ...,
+        explanation: Global___Explanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["published_at", b"published_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "published_at", b"published_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_score", b"dense_score", "document_id", b"document_id", "end", b"end", "id", b"id", "kind", b"kind", "lexical_score", b"lexical_score", "page", b"page", "published_at", b"published_at", "score", b"score", "start", b"start", "text", b"text", "title", b"title", "url", b"url", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_score", b"dense_score", "document_id", b"document_id", "end", b"end", "explanation", b"explanation", "id", b"id", "kind", b"kind", "lexical_score", b"lexical_score", "page", b"page", "published_at", b"published_at", "score", b"score", "start", b"start", "text", b"text", "title", b"title", "url", b"url", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Passage: _TypeAlias = Passage  # noqa: Y015
 
 @_typing.final
+class Explanation(_message.Message):
+    """How a passage came to its place, stage by stage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FieldScoresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DENSE_RANK_FIELD_NUMBER: _builtins.int
+    LEXICAL_RANK_FIELD_NUMBER: _builtins.int
+    DENSE_SCORE_FIELD_NUMBER: _builtins.int
+    LEXICAL_SCORE_FIELD_NUMBER: _builtins.int
+    FUSED_SCORE_FIELD_NUMBER: _builtins.int
+    RERANK_SCORE_FIELD_NUMBER: _builtins.int
+    MMR_PENALTY_FIELD_NUMBER: _builtins.int
+    FIELD_SCORES_FIELD_NUMBER: _builtins.int
+    RECENCY_SCORE_FIELD_NUMBER: _builtins.int
+    dense_rank: _builtins.int
+    """1-based; 0 when that leg did not find it."""
+    lexical_rank: _builtins.int
+    dense_score: _builtins.float
+    """As in the passage."""
+    lexical_score: _builtins.float
+    fused_score: _builtins.float
+    """Reciprocal-rank-fusion score."""
+    rerank_score: _builtins.float
+    """0 where nothing reranks."""
+    mmr_penalty: _builtins.float
+    """What was taken off for likeness to better passages."""
+    recency_score: _builtins.float
+    """What being news of late added."""
+    @_builtins.property
+    def field_scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """BM25 by field."""
+
+    def __init__(
+        self,
+        *,
+        dense_rank: _builtins.int = ...,
+        lexical_rank: _builtins.int = ...,
+        dense_score: _builtins.float = ...,
+        lexical_score: _builtins.float = ...,
+        fused_score: _builtins.float = ...,
+        rerank_score: _builtins.float = ...,
+        mmr_penalty: _builtins.float = ...,
+        field_scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        recency_score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_rank", b"dense_rank", "dense_score", b"dense_score", "field_scores", b"field_scores", "fused_score", b"fused_score", "lexical_rank", b"lexical_rank", "lexical_score", b"lexical_score", "mmr_penalty", b"mmr_penalty", "recency_score", b"recency_score", "rerank_score", b"rerank_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
 class RetrieveResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PASSAGES_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Passage]: ...
+    @_builtins.property
+    def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What had to be done without: "lexical" if no model embedded the query, so that words alone decided; "unranked" if the reranker did
+        not answer.
+        """
+
     def __init__(
         self,
         *,
         passages: _abc.Iterable[Global___Passage] | None = ...,
+        degraded: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "passages", b"passages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -556,19 +702,23 @@ class VerifiedCitation(_message.Message):
 
     VERIFIED_FIELD_NUMBER: _builtins.int
     CITATION_ID_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
     verified: _builtins.bool
     """False when the quote does not stand in the span (white space and quotation marks normalised)."""
     citation_id: _builtins.str
     """Opaque; names document, version, span and hash."""
+    sha256: _builtins.str
+    """Of the text that stands in the span (UTF-8), in hexadecimal; empty where it is not verified."""
     def __init__(
         self,
         *,
         verified: _builtins.bool = ...,
         citation_id: _builtins.str = ...,
+        sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citation_id", b"citation_id", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citation_id", b"citation_id", "sha256", b"sha256", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

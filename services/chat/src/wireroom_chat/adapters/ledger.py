@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 from google.protobuf.message import Message
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_chat.adapters import ledger_statements as sql
 from wireroom_chat.adapters.group_commit import GroupCommit
 from wireroom_chat.domain.budgets import NO_LIMIT, THRESHOLDS, insufficient_quota
-from wireroom_chat.ports.generations import Generation, Origin, Settlement, UsagePart
+from wireroom_chat.ports.generations import Checkpoint, Generation, Origin, Settlement, UsagePart
 from wireroom_common.bus import event_type
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
 from wireroom_common.ids import new_id
-from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
 
 _SWEEP_LIMIT = 200
@@ -33,13 +30,20 @@ ABANDONED = "process_lost"
 NO_KEY = UUID(int=0)
 # A reservation that was made while its generation was being settled: nobody else releases it.
 _ENDED_GRACE = timedelta(seconds=60)
-# Transactions at a time; together fewer than the smallest pool has connections, which are not the ledger's alone.
+# Transactions at a time; together as many as there are connections for prepared ones, which are the ledger's alone.
 _WRITES = 3
 _RESERVATIONS = 2
 _UNBOUND_SECONDS = 5.0
 _UNBOUND_MOST = 10_000
 
 _propagator = TraceContextTextMapPropagator()
+
+
+class _Row(NamedTuple):
+    """A generation that began (`ends` False), or ended, as the statement for it takes it."""
+
+    ends: bool
+    json: bytes
 
 
 class UnboundPayers:
@@ -81,57 +85,59 @@ class SqlLedger:
         # However many tenants wait: here they do so for as long as it takes, at the pool of connections they would give up.
         self._writing = asyncio.Semaphore(_WRITES)
         self._reserving = asyncio.Semaphore(_RESERVATIONS)
-        self._starts = GroupCommit(self._write_starts)
-        self._settlements = GroupCommit(self._write_settlements)
+        self._rows = GroupCommit(self._write)
 
     def binds(self, generation: Generation) -> bool:
         """False only if `reserve` has found, less than five seconds ago, that nothing binds this payer."""
         return generation not in self.unbound
 
-    async def start(self, generation: Generation) -> None:
+    async def start(self, generation: Generation, checkpoint: Checkpoint | None = None) -> None:
         """Write the row of a running completion; nothing when it stands there, running or settled."""
-        await self._starts.add(generation.tenant_id, generation.id, orjson.dumps(_identity(generation)))
+        row = {**_identity(generation), "checkpoint": checkpoint}
+        await self._rows.add(generation.tenant_id, generation.id, _Row(ends=False, json=orjson.dumps(row)))
 
-    async def _write_starts(self, tenant_id: UUID, rows: Sequence[bytes]) -> None:
-        async with self._writing, self._database.tenant(tenant_id) as connection:
-            await connection.execute(sql.START, {"tenant_id": tenant_id, "generations": _array(rows)})
+    async def _write(self, tenant_id: UUID, rows: Sequence[_Row]) -> None:
+        starts, settlements = [row.json for row in rows if not row.ends], [row.json for row in rows if row.ends]
+        tenant = str(tenant_id)
+        async with self._writing, self._database.prepared_tenant(tenant_id) as transaction:
+            if starts:
+                transaction.add(sql.START, tenant, _array(starts))
+            if settlements:
+                charged = await transaction.run(sql.SETTLE, tenant, _array(settlements))
+                if news := [told for place in map(orjson.loads, charged) if (told := _passed(place)) is not None]:
+                    transaction.add(sql.TELL, tenant, orjson.dumps(news).decode())
 
     async def reserve(self, generation: Generation, micros: int) -> int:
         """Add `micros` to what is set aside in every budget that binds the payer, or in none.
 
         Returns what is left of the tightest of them, NO_LIMIT when there is none.
         """
-        values = {**_payer_values(generation), "micros": max(0, micros), "id": generation.id, "now": self._clock.now()}
-        rows = await self._try_reserve(generation, values)
-        if any(not row.open for row in rows):
+        rows = await self._try_reserve(generation, max(0, micros))
+        if any(not row["open"] for row in rows):
             # A transaction of its own: it must not wait for others' rows while it holds locks.
             async with self._reserving, self._database.tenant(generation.tenant_id) as connection:
                 await connection.execute(sql.OPEN_PERIODS, _payer_values(generation))
-            rows = await self._try_reserve(generation, values)
+            rows = await self._try_reserve(generation, max(0, micros))
         if not rows:
             self.unbound.add(generation)
             return NO_LIMIT
-        if any(row.remaining is None for row in rows):
-            tightest = min(rows, key=lambda row: row.cap - (row.spent or 0) - (row.reserved or 0))
-            raise insufficient_quota(tightest.scope, tightest.period, tightest.cap)
-        return max(0, min(int(row.remaining) for row in rows))
+        if any(row["remaining"] is None for row in rows):
+            tightest = min(rows, key=lambda row: row["cap"] - (row["spent"] or 0) - (row["reserved"] or 0))
+            raise insufficient_quota(tightest["scope"], tightest["period"], tightest["cap"])
+        return max(0, min(int(row["remaining"]) for row in rows))
 
-    async def _try_reserve(self, generation: Generation, values: dict[str, Any]) -> Sequence[Row[Any]]:
-        async with self._reserving, self._database.tenant(generation.tenant_id) as connection:
-            rows = (await connection.execute(sql.RESERVE, values)).all()
-            if rows and all(row.open for row in rows):
-                for row in rows:
-                    if row.remaining is None and not row.refused and row.spent + row.reserved + values["micros"] > row.cap:
-                        await _tell_refused(connection, generation, row)
+    async def _try_reserve(self, generation: Generation, micros: int) -> list[dict[str, Any]]:
+        tenant = str(generation.tenant_id)
+        asked = {**_payer_values(generation), "micros": micros, "id": generation.id, "now": self._clock.now()}
+        async with self._reserving, self._database.prepared_tenant(generation.tenant_id) as transaction:
+            found = await transaction.run(sql.RESERVE, tenant, orjson.dumps(asked).decode())
+            rows = [orjson.loads(row) for row in found]
+            if all(row["open"] for row in rows) and (news := [_refused(row) for row in rows if _refuses(row, micros)]):
+                transaction.add(sql.TELL, tenant, orjson.dumps(news).decode())
         return rows
 
     async def settle(self, generation: Generation, settlement: Settlement) -> None:
         """Works without `start`, too: the row is then written as it ended."""
-        await self._settle(generation, settlement, _events(generation, settlement))
-
-    async def _settle(self, generation: Generation, settlement: Settlement, events: Sequence[Message]) -> None:
-        carrier: dict[str, str] = {}
-        _propagator.inject(carrier)
         day = generation.started_at.astimezone(UTC).date()
         row = {
             **_identity(generation),
@@ -152,29 +158,20 @@ class SqlLedger:
             "micros": sum(part.micros for part in settlement.parts),
             "path": settlement.path,
             "cache": settlement.cache,
+            "retrieval": settlement.retrieval,
             "parts": [_part_row(part) for part in settlement.parts],
-            "traceparent": carrier.get("traceparent", ""),
+            "traceparent": _traceparent(),
             # Not by `emit`, which would be a round trip each. No idempotency key is claimed: the ledger tells what was used; an answer
             # that was lost on its way is made again, it stands nowhere else.
-            "events": [
-                {"id": new_id(), "type": event_type(event), "data": b64encode(event.SerializeToString()).decode("ascii")}
-                for event in events
-            ],
+            "events": [_event_row(_ending(generation, settlement))],
         }
-        await self._settlements.add(generation.tenant_id, generation.id, orjson.dumps(row))
-
-    async def _write_settlements(self, tenant_id: UUID, rows: Sequence[bytes]) -> None:
-        async with self._writing, self._database.tenant(tenant_id) as connection:
-            charged = (await connection.execute(sql.SETTLE, {"tenant_id": tenant_id, "settlements": _array(rows)})).all()
-            for row in charged:
-                passed = [percent for percent in THRESHOLDS if row.notified < percent and row.spent * 100 >= row.cap * percent]
-                if passed and row.micros > 0:
-                    await _tell_thresholds(connection, tenant_id, row, passed)
+        await self._rows.add(generation.tenant_id, generation.id, _Row(ends=True, json=orjson.dumps(row)))
 
     async def settle_abandoned(self, clock: Clock, older_than: timedelta) -> int:
         """Close the rows that a dead process left running for longer than any completion lasts; returns how many.
 
-        What its calls used is not known: nothing is booked, what was set aside is released. Safe on several replicas.
+        Of what its calls used the prompt of the first one is known: that is booked, what was set aside is released. Safe on several
+        replicas.
         """
         now = clock.now()
         async with self._database.system() as connection:
@@ -190,7 +187,7 @@ class SqlLedger:
                 started_at=row.started_at,
                 origin=Origin(row.origin_kind, row.origin_id),
             )
-            await self.settle(generation, _lost(now))
+            await self.settle(generation, _lost(now, row.checkpoint))
         return len(rows)
 
     async def release_orphans(self, older_than: timedelta) -> int:
@@ -209,50 +206,70 @@ class SqlLedger:
         return len(found)
 
 
-async def _tell_refused(connection: AsyncConnection, generation: Generation, row: Row[Any]) -> None:
-    place = _place(generation.tenant_id, row)
-    marked = await connection.execute(sql.MARK_REFUSED, place)
-    if marked.rowcount:
-        event = events_pb2.ChatBudgetExhausted(
-            budget_id=str(row.budget_id),
-            scope=row.scope,
-            subject=row.subject,
-            period=row.period,
-            period_start=row.period_start.isoformat(),
-            limit_micros=row.cap,
-            spent_micros=row.spent,
-            reserved_micros=row.reserved,
-        )
-        await emit(connection, event, tenant_id=generation.tenant_id, subject=str(row.budget_id), effect=False)
+def _refuses(row: Mapping[str, Any], micros: int) -> bool:
+    """Whether this budget is what refused, and the first time in its period."""
+    return row["remaining"] is None and not row["refused"] and row["spent"] + row["reserved"] + micros > row["cap"]
 
 
-async def _tell_thresholds(connection: AsyncConnection, tenant_id: UUID, row: Row[Any], passed: Sequence[int]) -> None:
-    await connection.execute(sql.MARK_NOTIFIED, {**_place(tenant_id, row), "percent": max(passed)})
-    for percent in passed:
-        event = events_pb2.ChatBudgetThreshold(
-            budget_id=str(row.budget_id),
-            scope=row.scope,
-            subject=row.subject,
-            period=row.period,
-            period_start=row.period_start.isoformat(),
+def _refused(row: Mapping[str, Any]) -> dict[str, object]:
+    event = events_pb2.ChatBudgetExhausted(
+        budget_id=row["budget_id"],
+        scope=row["scope"],
+        subject=row["subject"],
+        period=row["period"],
+        period_start=row["period_start"],
+        limit_micros=row["cap"],
+        spent_micros=row["spent"],
+        reserved_micros=row["reserved"],
+    )
+    return _news(row, [event], refused=True)
+
+
+def _passed(row: Mapping[str, Any]) -> dict[str, object] | None:
+    """What is to be told of a budget that was charged."""
+    passed = [percent for percent in THRESHOLDS if row["notified"] < percent and row["spent"] * 100 >= row["cap"] * percent]
+    if not passed or row["micros"] <= 0:
+        return None
+    events = [
+        events_pb2.ChatBudgetThreshold(
+            budget_id=row["budget_id"],
+            scope=row["scope"],
+            subject=row["subject"],
+            period=row["period"],
+            period_start=row["period_start"],
             percent=percent,
-            limit_micros=row.cap,
-            spent_micros=row.spent,
+            limit_micros=row["cap"],
+            spent_micros=row["spent"],
         )
-        await emit(connection, event, tenant_id=tenant_id, subject=str(row.budget_id), effect=False)
+        for percent in passed
+    ]
+    return _news(row, events, percent=max(passed))
+
+
+def _news(row: Mapping[str, Any], events: Sequence[Message], *, refused: bool = False, percent: int = 0) -> dict[str, object]:
+    return {
+        "budget_id": row["budget_id"],
+        "subject": row["subject"],
+        "period_start": row["period_start"],
+        "refused": refused,
+        "percent": percent,
+        "traceparent": _traceparent(),
+        "events": [_event_row(event) for event in events],
+    }
+
+
+def _event_row(event: Message) -> dict[str, object]:
+    return {"id": new_id(), "type": event_type(event), "data": b64encode(event.SerializeToString()).decode("ascii")}
+
+
+def _traceparent() -> str:
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get("traceparent", "")
 
 
 def _payer(generation: Generation) -> tuple[UUID, UUID, UUID | None]:
     return generation.tenant_id, generation.user_id, generation.key_id
-
-
-def _place(tenant_id: UUID, row: Row[Any]) -> dict[str, object]:
-    return {
-        "tenant_id": tenant_id,
-        "budget_id": row.budget_id,
-        "subject": row.subject,
-        "period_start": row.period_start,
-    }
 
 
 def _array(rows: Sequence[bytes]) -> str:
@@ -308,15 +325,35 @@ def _part_row(part: UsagePart) -> dict[str, object]:
     }
 
 
-def _lost(now: datetime) -> Settlement:
+def _lost(now: datetime, checkpoint: dict[str, Any] | None) -> Settlement:
+    known = Checkpoint(**checkpoint) if checkpoint else None
+    parts: tuple[UsagePart, ...] = ()
+    if known is not None:
+        parts = (
+            UsagePart(
+                number=1,
+                provider=known.provider,
+                model=known.model,
+                key=known.key,
+                tokens_in=known.tokens_in,
+                tokens_out=0,
+                reported=False,
+                counted_out=0,
+                micros=known.micros,
+                price_version=known.price_version,
+                status="failed",
+                error_code=ABANDONED,
+                first_token_milliseconds=0,
+            ),
+        )
     return Settlement(
         status="failed",
         answer_mode="",
         error_code=ABANDONED,
-        parts=(),
-        tokens_in=0,
+        parts=parts,
+        tokens_in=known.tokens_in if known else 0,
         tokens_out=0,
-        micros=0,
+        micros=known.micros if known else 0,
         citations=0,
         cache="",
         first_token_milliseconds=0,
@@ -325,26 +362,22 @@ def _lost(now: datetime) -> Settlement:
     )
 
 
-def _events(generation: Generation, settlement: Settlement) -> list[Message]:
-    events: list[Message] = [_ending(generation, settlement)]
-    if settlement.parts:
-        events.append(
-            events_pb2.ChatUsageSettled(
-                generation_id=str(generation.id),
-                completion_id=generation.completion_id,
-                user_id=str(generation.user_id),
-                key_id=str(generation.key_id) if generation.key_id else "",
-                micros=sum(part.micros for part in settlement.parts),
-                tokens_in=sum(part.tokens_in for part in settlement.parts),
-                tokens_out=sum(part.tokens_out for part in settlement.parts),
-                attempts=len(settlement.parts),
-                price_version=settlement.parts[-1].price_version,
-            )
-        )
-    return events
+def _billed(generation: Generation, settlement: Settlement) -> events_pb2.ChatUsage | None:
+    parts = settlement.parts
+    if not parts:
+        return None
+    return events_pb2.ChatUsage(
+        key_id=str(generation.key_id) if generation.key_id else "",
+        micros=sum(part.micros for part in parts),
+        tokens_in=sum(part.tokens_in for part in parts),
+        tokens_out=sum(part.tokens_out for part in parts),
+        attempts=len(parts),
+        price_version=parts[-1].price_version,
+    )
 
 
 def _ending(generation: Generation, settlement: Settlement) -> Message:
+    usage = _billed(generation, settlement)
     if settlement.status == "completed":
         return events_pb2.ChatCompletionCompleted(
             completion_id=generation.completion_id,
@@ -356,6 +389,7 @@ def _ending(generation: Generation, settlement: Settlement) -> Message:
             first_token_milliseconds=settlement.first_token_milliseconds,
             milliseconds=settlement.milliseconds,
             citations=settlement.citations,
+            usage=usage,
         )
     if settlement.status == "cancelled":
         return events_pb2.ChatCompletionCancelled(
@@ -363,10 +397,12 @@ def _ending(generation: Generation, settlement: Settlement) -> Message:
             model=generation.model,
             provider=settlement.provider,
             tokens_out=settlement.tokens_out,
+            usage=usage,
         )
     return events_pb2.ChatCompletionFailed(
         completion_id=generation.completion_id,
         model=generation.model,
         provider=settlement.provider,
         error_code=settlement.error_code,
+        usage=usage,
     )

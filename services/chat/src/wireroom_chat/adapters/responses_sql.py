@@ -34,12 +34,14 @@ class SqlResponses:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, owner: Owner, response: StoredResponse) -> None:
+    async def add(self, owner: Owner, response: StoredResponse, *, final: bool = True) -> None:
         async with self._database.tenant(owner.tenant_id) as connection:
             await connection.execute(
                 text(
                     "INSERT INTO responses (tenant_id, user_id, id, previous_id, created_at, items, response)"
                     " VALUES (:tenant_id, :user_id, :id, :previous_id, :created_at, :items, :response)"
+                    " ON CONFLICT (tenant_id, id) DO UPDATE SET items = excluded.items, response = excluded.response"
+                    " WHERE :final AND responses.user_id = excluded.user_id"
                 ),
                 {
                     "tenant_id": owner.tenant_id,
@@ -49,6 +51,7 @@ class SqlResponses:
                     "created_at": response.created_at,
                     "items": response.items,
                     "response": response.response,
+                    "final": final,
                 },
             )
 

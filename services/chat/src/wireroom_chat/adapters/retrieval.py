@@ -47,7 +47,7 @@ class RagRetrieval:
         if len(verified) != len(quotes):
             return [None] * len(quotes)
         return [
-            Citation(quote, found.citation_id) if found.verified and found.citation_id else None
+            Citation(quote, found.citation_id, found.sha256) if found.verified and found.citation_id else None
             for quote, found in zip(quotes, verified, strict=True)
         ]
 

@@ -18,6 +18,16 @@ class AnswerMode(StrEnum):
     ABSTAINED = "abstained"
 
 
+class Retrieved(StrEnum):
+    """Whether all the sources that were asked for were looked through."""
+
+    COMPLETE = ""
+    # Documents or news could not be searched: the answer rests on the other kind.
+    PARTIAL = "partial"
+    # None could: the answer rests on no source.
+    FAILED = "failed"
+
+
 class Degrade(StrEnum):
     """When quotes from the sources stand in for an answer that no provider could write or no budget pays for."""
 
@@ -37,13 +47,34 @@ class Piece:
     text: str
     cited: tuple[int, int] = (0, 0)
     citations: tuple[tuple[int, Citation], ...] = ()
+    # Said without support by its source, and marked so in the text.
+    flagged: bool = False
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What is known at the end."""
+    """What is known at the end. `missing`: what was asked for and stands in no source."""
 
     finish_reason: str = "stop"
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What came of the search before the answer. `sources`: the ids of the passages in the prompt, in the order of their numbers."""
+
+    retrieval: Retrieved = Retrieved.COMPLETE
+    sources: tuple[str, ...] = ()
+    # What another process has shown of the answer before.
+    released: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What another process has shown of an answer, piece by piece, and the ids of the passages in its prompt, in order."""
+
+    pieces: tuple[str, ...]
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,11 +103,15 @@ class AnswerText:
     parts: list[str] = field(default_factory=list)
     length: int = 0
     annotations: list[Annotation] = field(default_factory=list)
+    # The flagged pieces, in code points.
+    flags: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
         """Append a piece."""
         for number, citation in piece.citations:
             self.annotations.append(Annotation(self.length + piece.cited[0], self.length + piece.cited[1], number, citation))
+        if piece.flagged:
+            self.flags.append((self.length, self.length + len(piece.text.rstrip())))
         self.parts.append(piece.text)
         self.length += len(piece.text)
 

@@ -217,4 +217,4 @@ def narrowed(config: AssistantConfig, asked: Grounding | None) -> Grounding:
         return own
     kinds = tuple(kind for kind in own.kinds if not asked.kinds or kind in asked.kinds)
     mode = GroundingMode.STRICT if GroundingMode.STRICT in (own.mode, asked.mode) else GroundingMode.ASSIST
-    return Grounding(kinds or own.kinds, asked.since, min(own.top_k, asked.top_k), mode, asked.collections)
+    return Grounding(kinds or own.kinds, asked.since, min(own.top_k, asked.top_k), mode, asked.collections, asked.unsupported)

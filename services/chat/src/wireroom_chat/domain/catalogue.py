@@ -44,6 +44,8 @@ class ListedModel:
     id: str
     owned_by: str
     built_in: bool
+    # "chat" or "embedding"
+    type: str = "chat"
 
 
 class Catalogue:
@@ -107,11 +109,14 @@ class Catalogue:
         return [
             *(ListedModel(name, BUILT_IN_PROVIDER, built_in=True) for name in _BUILT_IN),
             *(
-                ListedModel(alias.name, BUILT_IN_PROVIDER, built_in=False)
+                ListedModel(alias.name, BUILT_IN_PROVIDER, built_in=False, type=_type(alias.candidates))
                 for alias in self._aliases.values()
                 if _offered(alias, tenant_id)
             ),
-            *(ListedModel(model.id, model.provider, built_in=False) for model in self._models),
+            *(
+                ListedModel(model.id, model.provider, built_in=False, type=_type(self._by_name[model.id].candidates))
+                for model in self._models
+            ),
         ]
 
     def _find(self, name: str, tenant_id: UUID | None) -> Alias | None:
@@ -130,6 +135,10 @@ def _for(alias: Alias, purpose: str) -> tuple[Candidate, ...]:
             f"The model '{alias.name[:100]}' does not serve for {purpose}; choose another one.",
         )
     return candidates
+
+
+def _type(candidates: Sequence[Candidate]) -> str:
+    return "chat" if any("chat" in candidate.model.purposes for candidate in candidates) else "embedding"
 
 
 def _not_found(name: str) -> WireroomError:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wireroom_chat.domain.missing import missing_terms
 from wireroom_chat.domain.passages import Passage, Quote
 from wireroom_chat.domain.sentences import trimmed
 from wireroom_chat.domain.terms import Terms
@@ -58,7 +59,9 @@ class Calibration:
     title_credit: float = 0.7
     neighbour_credit: float = 0.4
     # What is left of the coverage when a figure, a date or a price was asked for and the sentence has none.
-    wrong_type: float = 0.6
+    wrong_type: float = 0.5
+    # As much more is needed where a word of the question stands in no passage at all.
+    absent: float = 0.1
     # The same where a person was asked for; milder, because a role ("the landlord") may be the answer.
     no_name: float = 0.85
     # Further sentences must come this near to the best one.
@@ -77,6 +80,7 @@ class _Candidate:
     terms: frozenset[str]
     coverage: float
     relevance: float
+    absent: bool
 
 
 class QuoteSelector:
@@ -87,7 +91,11 @@ class QuoteSelector:
         self._calibration = calibration or Calibration()
 
     def select(self, question: str, passages: Sequence[Passage], focus: str = "") -> list[Quote]:
-        """The quotes that answer, in the order of their passages; empty when the evidence is weak.
+        """The quotes that answer, the best document's first and those of a document in its order; empty when the evidence is weak."""
+        return self.answer(question, passages, focus)[0]
+
+    def answer(self, question: str, passages: Sequence[Passage], focus: str = "") -> tuple[list[Quote], tuple[str, ...]]:
+        """The quotes, and what was asked for and stands in no passage, or the parts of the question that none answers.
 
         `focus`: what was asked of it, where `question` names its topic, too: what says something of the topic only is left out then,
         unless nothing else is found.
@@ -95,15 +103,31 @@ class QuoteSelector:
         A question of several parts ("what does it cost, and when is it due?") is answered part by part: no sentence needs to
         cover them all. A part without evidence stays unanswered.
         """
-        found: dict[tuple[int, int, int], tuple[int, Quote]] = {}
-        order = {id(passage): rank for rank, passage in enumerate(passages)}
-        for part in self._parts(question):
-            for quote in self._select_for(part, passages):
-                rank = order[id(quote.passage)]
-                found.setdefault((rank, quote.start, quote.end), (rank, quote))
-        quotes = [found[key][1] for key in sorted(found)]
+        chosen: list[Quote] = []
+        missing: list[str] = []
+        parts = self._parts(question)
+        for part in parts:
+            found = self._select_for(part, passages)
+            chosen += found
+            if not found:
+                # The part itself where its words stand somewhere, but nothing answers it.
+                missing += missing_terms(part, passages, self._terms) or ([part.strip(" ,;")] if len(parts) > 1 else [])
+        quotes = _in_reading_order(self._distinct(chosen), passages)
         asked = set(self._terms.question(focus))
-        return [quote for quote in quotes if asked.intersection(self._terms.content(quote.text))] or quotes
+        focused = [quote for quote in quotes if asked.intersection(self._terms.content(quote.text))] or quotes
+        return focused, tuple(dict.fromkeys(missing))
+
+    def _distinct(self, quotes: Sequence[Quote]) -> list[Quote]:
+        """Without those that say nearly the same as an earlier one: passages overlap, and documents repeat each other."""
+        kept: list[tuple[Quote, frozenset[str]]] = []
+        for quote in quotes:
+            terms = frozenset(self._terms.content(quote.text))
+            numbers = self._terms.numbers(quote.text)
+            if all(
+                _similarity(terms, other) < _DUPLICATE or numbers != self._terms.numbers(earlier.text) for earlier, other in kept
+            ):
+                kept.append((quote, terms))
+        return [quote for quote, _ in kept]
 
     def _parts(self, question: str) -> list[str]:
         parts = [part for part in _PART_BORDER.split(question) if part.strip()]
@@ -130,7 +154,6 @@ class QuoteSelector:
             pool.remove(pick)
             if all(_similarity(pick.terms, other.terms) < _DUPLICATE for other in chosen):
                 chosen.append(pick)
-        chosen.sort(key=lambda candidate: (candidate.rank, candidate.quote.start))
         return [candidate.quote for candidate in chosen]
 
     def is_weak(self, question: str, passages: Sequence[Passage]) -> bool:
@@ -148,11 +171,12 @@ class QuoteSelector:
     def _suffices(self, candidate: _Candidate) -> bool:
         calibration = self._calibration
         dense = candidate.quote.passage.dense_score
+        needed = calibration.coverage_alone
         if dense >= calibration.dense_close:
-            return candidate.coverage >= calibration.coverage_close
-        if dense >= calibration.dense:
-            return candidate.coverage >= calibration.coverage
-        return candidate.coverage >= calibration.coverage_alone
+            needed = calibration.coverage_close
+        elif dense >= calibration.dense:
+            needed = calibration.coverage
+        return candidate.coverage >= needed + (calibration.absent if candidate.absent else 0.0)
 
     def _candidates(self, question: str, passages: Sequence[Passage]) -> list[_Candidate]:
         wanted = self._terms.question(question)
@@ -172,6 +196,7 @@ class QuoteSelector:
                 break
         weights = self._weights(wanted, [row[2] | row[3] for row in rows])
         total = sum(weights.values())
+        absent = any(all(term not in row[2] and term not in row[3] for row in rows) for term in wanted)
         top_score = max((passage.score for passage in passages), default=0.0) or 1.0
         result = []
         for rank, quote, terms, title, near in rows:
@@ -179,7 +204,7 @@ class QuoteSelector:
                 continue
             coverage = self._coverage(weights, terms, title, near) / total * self._type_factor(question, quote.text)
             source = 0.5 + 0.25 * max(0.0, quote.passage.score) / top_score + 0.25 * max(0.0, quote.passage.dense_score)
-            result.append(_Candidate(quote, rank, terms, coverage, coverage * source))
+            result.append(_Candidate(quote, rank, terms, coverage, coverage * source, absent))
         return result
 
     def _coverage(self, weights: dict[str, float], terms: frozenset[str], title: frozenset[str], near: frozenset[str]) -> float:
@@ -208,6 +233,15 @@ class QuoteSelector:
         """Rare words weigh more; one that nothing retrieved contains weighs most."""
         count = len(rows)
         return {term: math.log(1 + (count + 1) / (0.5 + sum(term in row for row in rows))) for term in wanted}
+
+
+def _in_reading_order(quotes: Sequence[Quote], passages: Sequence[Passage]) -> list[Quote]:
+    best: dict[tuple[str, int], int] = {}
+    for rank, passage in enumerate(passages):
+        best.setdefault((passage.document_id, passage.version), rank)
+    return sorted(
+        quotes, key=lambda quote: (best[quote.passage.document_id, quote.passage.version], quote.passage.start + quote.start)
+    )
 
 
 def _similarity(one: frozenset[str], other: frozenset[str]) -> float:

@@ -23,6 +23,8 @@ class Info:
     cache: str = ""
     cost_micros: int = 0
     budget_remaining_micros: int | None = None
+    # "partial" or "failed" where sources could not be searched.
+    retrieval: str = ""
 
 
 @dataclass(frozen=True)

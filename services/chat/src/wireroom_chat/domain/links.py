@@ -16,6 +16,8 @@ _ADDRESS = re.compile(
     r"(?:[a-z][a-z0-9+.-]{0,20}\\?:[/\\]{2}|(?<![\w:/\\])[/\\]{2}(?=[\w\[%-])|(?<![\w.-])www\.(?=\w))[^\s<>()\[\]\"'`|{}]*",
     re.IGNORECASE,
 )
+# A host with a path or a query, which programs that guess take for an address.
+_BARE = re.compile(r"(?<![\w@./:\\-])(?:[a-z0-9-]{1,63}\.)+[a-z]{2,24}(?::\d{1,5})?[/?][^\s<>()\[\]\"'`|{}]*", re.IGNORECASE)
 _SCHEME = re.compile(r"\b(?:javascript|vbscript|data|mailto|tel|file)\s*:(?=[^\s\d])", re.IGNORECASE)
 _DESTINATION = re.compile(r"\]\((?P<to>[^\s()<>]*)(?=\))")
 _ENTITY = re.compile(r"&(?=#[0-9xX]|(?:sol|bsol|colon|period|commat|lpar|rpar|lsqb|rsqb|lbrack|rbrack|excl|lt|gt|NewLine|Tab);)")
@@ -61,6 +63,7 @@ class LinkGuard:
         # Definitions of reference links; and links whose end is not in sight or not allowed.
         text = text.replace("]:", "] :")
         text = _ADDRESS.sub(self._address, text)
+        text = _BARE.sub(self._bare, text)
         text = _SCHEME.sub(lambda match: match.group().rstrip(":") + " : ", text)
         parts: list[str] = []
         position = 0
@@ -70,6 +73,11 @@ class LinkGuard:
             parts.append(text[position : match.start()] + ("](" if allowed else "] ("))
             position = match.end()
         return "".join(parts) + text[position:]
+
+    def _bare(self, match: re.Match[str]) -> str:
+        found = match.group()
+        body = found.rstrip(_TRAILING)
+        return found if self._allowed(f"https://{body}") else REMOVED + found[len(body) :]
 
     def _address(self, match: re.Match[str]) -> str:
         found = match.group()

@@ -92,10 +92,16 @@ class Span:
 
 @dataclass(frozen=True)
 class Citation:
-    """A quote that was found in the stored text; `id` names its permalink."""
+    """A quote that was found in the stored text; `id` names its permalink, `sha256` is that of the text in its span.
+
+    `support`: how it was checked that it bears out what cites it (`domain.support.Check`); `score` 0 to 1.
+    """
 
     quote: Quote
     id: str
+    sha256: str = ""
+    support: str = ""
+    score: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ _SOURCES = {"news": SourceKind.ARTICLE, "docs": SourceKind.DOCUMENT}
 _COLLECTION = "docs:"
 MAX_COLLECTIONS = 20
 _MAX_COLLECTION_NAME = 256
-_GROUNDING_MEMBERS = frozenset({"sources", "since", "top_k", "mode"})
+_GROUNDING_MEMBERS = frozenset({"sources", "since", "top_k", "mode", "unsupported"})
 _OURS = frozenset({"grounding", "disable_fallback", "cache"})
 # What goes to providers, beside the messages: OpenAI's members, and the sampling parameters that servers of open models have. Others could
 # choose another model, another price or another server behind the provider.
@@ -90,6 +90,14 @@ class GroundingMode(StrEnum):
     ASSIST = "assist"
 
 
+class Unsupported(StrEnum):
+    """What becomes of a sentence that its source does not bear out."""
+
+    DROP = "drop"
+    # It is shown without the marker, and marked as not verified.
+    FLAG = "flag"
+
+
 class CacheMode(StrEnum):
     """Which questions get a kept answer: none, the same, or those that ask the same."""
 
@@ -107,6 +115,15 @@ class Grounding:
     top_k: int = 8
     mode: GroundingMode = GroundingMode.STRICT
     collections: tuple[str, ...] = ()
+    # None: dropped in strict mode, flagged in the other.
+    unsupported: Unsupported | None = None
+
+    @property
+    def flags(self) -> bool:
+        """Whether sentences without support are shown and flagged."""
+        if self.unsupported is None:
+            return self.mode is GroundingMode.ASSIST
+        return self.unsupported is Unsupported.FLAG
 
 
 @dataclass(frozen=True)
@@ -299,7 +316,7 @@ def _grounding(value: Any, problems: list[FieldProblem]) -> Grounding | None:
         problems.append(FieldProblem("grounding", "Must be an object."))
         return None
     problems.extend(
-        FieldProblem(f"grounding.{key}", "Is not known; there are sources, since, top_k and mode.")
+        FieldProblem(f"grounding.{key}", "Is not known; there are sources, since, top_k, mode and unsupported.")
         for key in sorted(set(value) - _GROUNDING_MEMBERS)[:_MAX_PROBLEMS]
     )
     kinds, collections = _sources(value.get("sources"), problems)
@@ -309,8 +326,14 @@ def _grounding(value: Any, problems: list[FieldProblem]) -> Grounding | None:
             mode = GroundingMode(value["mode"])
         except ValueError:
             problems.append(FieldProblem("grounding.mode", 'Must be "strict" or "assist".'))
+    unsupported = None
+    if value.get("unsupported") is not None:
+        try:
+            unsupported = Unsupported(value["unsupported"])
+        except ValueError:
+            problems.append(FieldProblem("grounding.unsupported", 'Must be "drop" or "flag".'))
     top_k = _integer(value.get("top_k"), "grounding.top_k", (1, MAX_TOP_K), 8, problems)
-    return Grounding(kinds, _since(value.get("since"), problems), top_k, mode, collections)
+    return Grounding(kinds, _since(value.get("since"), problems), top_k, mode, collections, unsupported)
 
 
 def _sources(value: Any, problems: list[FieldProblem]) -> tuple[tuple[SourceKind, ...], tuple[str, ...]]:

@@ -153,6 +153,10 @@ class ResponseBuilder:
         message = error.detail if error.kind is not ErrorKind.INTERNAL else _INTERNAL
         return self._object("failed", error={"code": code, "message": message})
 
+    def cancelled(self) -> dict[str, Any]:
+        """The response object of an answer whose caller has left: what was made of it."""
+        return self._object("cancelled")
+
     def _note(self, chunk: Mapping[str, Any]) -> None:
         if isinstance(chunk.get("usage"), Mapping):
             self._usage = chunk["usage"]
@@ -247,7 +251,11 @@ class ResponseBuilder:
             "error": error,
             "incomplete_details": {"reason": incomplete} if incomplete else None,
             "model": self._request.model,
-            "output": [item.item("incomplete" if error else self._item_status()) for item in self._items()] if ended else [],
+            "output": [
+                item.item("incomplete" if error or status == "cancelled" else self._item_status()) for item in self._items()
+            ]
+            if ended
+            else [],
             **self._request.echoed,
             **tier,
             "usage": response_usage(self._usage) if ended else None,

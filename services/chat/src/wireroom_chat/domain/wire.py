@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import orjson
 
+from wireroom_chat.domain.answer import AnswerText, Ending
 from wireroom_chat.domain.passages import Annotation, SourceKind
 
 EXTRACTIVE_FINGERPRINT = "extractive-v1"
@@ -69,9 +70,21 @@ def citation_objects(annotations: Sequence[Annotation], links: Links) -> list[di
                 "start": start,
                 "end": end,
                 "quote": citation.quote.text,
+                "sha256": citation.sha256,
+                "support": citation.support,
+                "score": citation.score,
             },
         )
     return list(result.values())
+
+
+def remarks_of(answer: AnswerText, ending: Ending) -> dict[str, Any]:
+    """Members that say what an answer lacks: `missing`, what no source holds, and `unsupported`, the code points of flagged sentences."""
+    flagged = [{"start_index": start, "end_index": end} for start, end in answer.flags]
+    return {
+        **({"missing": list(ending.missing)} if ending.missing else {}),
+        **({"unsupported": flagged} if flagged else {}),
+    }
 
 
 def usage_object(tokens_in: int, tokens_out: int) -> dict[str, int]:
@@ -90,8 +103,9 @@ def completion_object(
     tokens: tuple[int, int],
     fingerprint: str | None,
     tool_events: Sequence[Mapping[str, Any]] = (),
+    remarks: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """A whole chat completion; `citations` as this module renders them, `tool_events` only where there are any."""
+    """A whole chat completion; `citations` as this module renders them, `tool_events` and `remarks` only where there are any."""
     return orjson.dumps(
         {
             "id": completion_id,
@@ -110,6 +124,7 @@ def completion_object(
             "usage": usage_object(*tokens),
             "citations": citations,
             **({"tool_events": tool_events} if tool_events else {}),
+            **(remarks or {}),
         }
     )
 

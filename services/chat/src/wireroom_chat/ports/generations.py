@@ -32,6 +32,18 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """The first call of a provider as it is about to be made: what is booked of a completion that is left by a process that died."""
+
+    provider: str
+    model: str
+    key: str
+    tokens_in: int
+    micros: int
+    price_version: str
+
+
+@dataclass(frozen=True)
 class UsagePart:
     """What one call of a provider used: a generation has several after retries and failovers.
 
@@ -71,6 +83,8 @@ class Settlement:
     first_token_milliseconds: int
     milliseconds: int
     finished_at: datetime
+    # "partial" or "failed" where sources could not be searched
+    retrieval: str = ""
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -89,7 +103,7 @@ class GenerationLedger(Protocol):
     def binds(self, generation: Generation) -> bool:
         """Whether a budget may bind who pays for it; no I/O, at most seconds old."""
 
-    async def start(self, generation: Generation) -> None:
+    async def start(self, generation: Generation, checkpoint: Checkpoint | None = None) -> None:
         """Write the row of a running completion."""
 
     async def reserve(self, generation: Generation, micros: int) -> int:

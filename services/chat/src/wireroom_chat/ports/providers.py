@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
@@ -9,6 +10,10 @@ from typing import Any, Protocol
 from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.providers import Candidate, Strategy
 from wireroom_common.errors import WireroomError
+
+
+class LeftBeforeCallError(asyncio.CancelledError):
+    """The caller left while the call waited for a free connection: nothing was sent, nothing will be billed."""
 
 
 class ChatProvider(Protocol):

@@ -30,8 +30,8 @@ class StoredResponse:
 class ResponseStore(Protocol):
     """Keeps responses until they are deleted or expire."""
 
-    async def add(self, owner: Owner, response: StoredResponse) -> None:
-        """Store it."""
+    async def add(self, owner: Owner, response: StoredResponse, *, final: bool = True) -> None:
+        """Store it; one that is not `final` never takes the place of another, a final one does: two processes may have had it in hand."""
 
     async def get(self, owner: Owner, response_id: UUID) -> StoredResponse | None:
         """None if there is none, or it is somebody else's."""

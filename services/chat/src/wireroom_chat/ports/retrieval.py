@@ -9,6 +9,13 @@ from wireroom_chat.domain.passages import Citation, Passage, Quote, Span
 from wireroom_chat.domain.request import Grounding
 
 
+class TextVectors(Protocol):
+    """The installation's own embedding model."""
+
+    async def vectors(self, texts: Sequence[str]) -> list[tuple[Sequence[float], int]]:
+        """Unit vector and tokens of each text, in order; a WireroomError when there are none to be had."""
+
+
 class Retrieval(Protocol):
     """Searches the caller's sources and checks quotes against the stored texts."""
 

@@ -242,6 +242,7 @@ def _generation(row: Any, calls: Any) -> budgets_pb2.GetGenerationResponse:
         error_code=row["error_code"],
         path=row["path"],
         cache=row["cache"],
+        retrieval=row["retrieval"],
         tokens_in=row["tokens_in"],
         tokens_out=row["tokens_out"],
         micros=row["micros"],

@@ -9,15 +9,16 @@ from typing import Any
 
 import orjson
 
-from wireroom_chat.domain.frames import Info
+from wireroom_chat.domain.frames import COMPLETED, End, Frame, Info
 from wireroom_chat.domain.moderation import moderation_object, parse_moderation_request
+from wireroom_chat.transport.frames import end_message, frame_message, tail_of
 from wireroom_chat.transport.grpc import info_message, raise_for
 from wireroom_chat.usecases.completing import PERMISSION
 from wireroom_chat.usecases.embedding import EmbedTexts
 from wireroom_chat.usecases.texts import CompleteText
 from wireroom_common.ids import new_id
 from wireroom_common.principal import current_principal
-from wireroom_protos.chat.v1 import compatibility_pb2, compatibility_pb2_grpc
+from wireroom_protos.chat.v1 import compatibility_pb2, compatibility_pb2_grpc, conversation_pb2
 
 
 class CompatibilityServicer(compatibility_pb2_grpc.CompatibilityServiceServicer):
@@ -38,14 +39,36 @@ class CompatibilityServicer(compatibility_pb2_grpc.CompatibilityServiceServicer)
         self, request: compatibility_pb2.StreamCompleteTextRequest, context: Any
     ) -> AsyncIterator[compatibility_pb2.StreamCompleteTextResponse]:
         del context
+        frames: list[conversation_pb2.StreamFrame] = []
         async with aclosing(self._texts.stream(current_principal(), request.body)) as parts:
             async for part in parts:
+                if isinstance(part, Frame):
+                    frames.append(frame_message(part))
+                    continue
                 if isinstance(part, bytes):
-                    yield compatibility_pb2.StreamCompleteTextResponse(data=part)
+                    yield compatibility_pb2.StreamCompleteTextResponse(data=part, frames=frames)
                 elif isinstance(part, Info):
-                    yield compatibility_pb2.StreamCompleteTextResponse(info=info_message(part))
+                    yield compatibility_pb2.StreamCompleteTextResponse(info=info_message(part), frames=frames)
                 else:
                     raise_for(part)
+                frames.clear()
+
+    async def ResumeCompleteText(  # noqa: N802 - rpc name
+        self, request: compatibility_pb2.ResumeCompleteTextRequest, context: Any
+    ) -> AsyncIterator[compatibility_pb2.ResumeCompleteTextResponse]:
+        del context
+        tail = tail_of(request.tail)
+        frames: list[conversation_pb2.StreamFrame] = []
+        rest = self._texts.resume(current_principal(), request.body, request.stream_id, max(0, request.chunks), tail)
+        async with aclosing(rest) as parts:
+            async for part in parts:
+                if isinstance(part, Frame):
+                    frames.append(frame_message(part))
+                elif isinstance(part, bytes):
+                    yield compatibility_pb2.ResumeCompleteTextResponse(data=part, frames=frames)
+                    frames.clear()
+                elif isinstance(part, End) and part.status != COMPLETED:
+                    yield compatibility_pb2.ResumeCompleteTextResponse(end=end_message(part))
 
     async def Embed(  # noqa: N802 - rpc name
         self, request: compatibility_pb2.EmbedRequest, context: Any

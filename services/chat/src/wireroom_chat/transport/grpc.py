@@ -24,7 +24,9 @@ class InferenceServicer(chat_pb2_grpc.InferenceServiceServicer):
         del request, context
         return chat_pb2.ListModelsResponse(
             models=[
-                chat_pb2.Model(id=model.id, owned_by=model.owned_by, created=self._created, built_in=model.built_in)
+                chat_pb2.Model(
+                    id=model.id, owned_by=model.owned_by, created=self._created, built_in=model.built_in, type=model.type
+                )
                 for model in await self._completing.models(current_principal())
             ]
         )
@@ -63,6 +65,7 @@ def info_message(info: Info) -> chat_pb2.CompletionInfo:
         cache=info.cache,
         cost_micros=info.cost_micros,
         budget_remaining_micros=info.budget_remaining_micros,
+        retrieval=info.retrieval,
     )
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import orjson
 
-from wireroom_chat.domain.frames import Info
+from wireroom_chat.domain.frames import Frame, Info
+from wireroom_chat.domain.response_events import Event
+from wireroom_chat.transport.frames import frame_message, tail_of
 from wireroom_chat.transport.grpc import info_message
-from wireroom_chat.usecases.responding import Respond
+from wireroom_chat.usecases.responding import KnownEvents, Respond
 from wireroom_common.principal import current_principal
-from wireroom_protos.chat.v1 import responses_pb2, responses_pb2_grpc
+from wireroom_protos.chat.v1 import conversation_pb2, responses_pb2, responses_pb2_grpc
 
 _MAX_PAGE = 100
 
@@ -34,13 +36,31 @@ class ResponseServicer(responses_pb2_grpc.ResponseServiceServicer):
         self, request: responses_pb2.StreamResponseRequest, context: Any
     ) -> AsyncIterator[responses_pb2.StreamResponseResponse]:
         del context
+        frames: list[conversation_pb2.StreamFrame] = []
         async with aclosing(self._respond.stream(current_principal(), request.body)) as parts:
             async for part in parts:
+                if isinstance(part, Frame):
+                    frames.append(frame_message(part))
+                    continue
                 if isinstance(part, Info):
-                    yield responses_pb2.StreamResponseResponse(info=info_message(part))
+                    yield responses_pb2.StreamResponseResponse(info=info_message(part), frames=frames)
                 else:
-                    event = responses_pb2.ResponseEvent(type=part.type, data=orjson.dumps(part.members))
-                    yield responses_pb2.StreamResponseResponse(event=event)
+                    yield responses_pb2.StreamResponseResponse(event=_event_message(part), frames=frames)
+                frames.clear()
+
+    async def ResumeResponse(  # noqa: N802 - rpc name
+        self, request: responses_pb2.ResumeResponseRequest, context: Any
+    ) -> AsyncIterator[responses_pb2.ResumeResponseResponse]:
+        del context
+        known = KnownEvents(request.id, request.stream_id, max(0, request.events), tail_of(request.tail))
+        frames: list[conversation_pb2.StreamFrame] = []
+        async with aclosing(self._respond.resume(current_principal(), request.body, known)) as parts:
+            async for part in parts:
+                if isinstance(part, Frame):
+                    frames.append(frame_message(part))
+                elif isinstance(part, Event):
+                    yield responses_pb2.ResumeResponseResponse(event=_event_message(part), frames=frames)
+                    frames.clear()
 
     async def GetResponse(  # noqa: N802 - rpc name
         self, request: responses_pb2.GetResponseRequest, context: Any
@@ -67,3 +87,7 @@ class ResponseServicer(responses_pb2_grpc.ResponseServiceServicer):
             ascending=request.ascending,
         )
         return responses_pb2.ListInputItemsResponse(body=page.render())
+
+
+def _event_message(event: Event) -> responses_pb2.ResponseEvent:
+    return responses_pb2.ResponseEvent(type=event.type, data=orjson.dumps(event.members))

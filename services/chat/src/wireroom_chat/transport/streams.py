@@ -6,13 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from wireroom_chat.transport.frames import frame_message, frame_of
+from wireroom_chat.transport.frames import frame_message, tail_of
 from wireroom_chat.usecases.streams import Streams
-from wireroom_common.errors import invalid
 from wireroom_common.principal import current_principal
 from wireroom_protos.chat.v1 import conversation_pb2, conversation_pb2_grpc
-
-_MAX_TAIL = 1_000
 
 
 class StreamServicer(conversation_pb2_grpc.StreamServiceServicer):
@@ -25,13 +22,7 @@ class StreamServicer(conversation_pb2_grpc.StreamServiceServicer):
         self, request: conversation_pb2.ResumeRequest, context: Any
     ) -> AsyncIterator[conversation_pb2.ResumeResponse]:
         del context
-        if len(request.tail) > _MAX_TAIL:
-            raise invalid("tail_too_long", f"At most {_MAX_TAIL} frames may be sent along.", field="tail")
-        try:
-            tail = [frame for frame in map(frame_of, request.tail) if frame is not None]
-        except ValueError:
-            raise invalid("tail_invalid", "A frame of the tail names no known answer mode.", field="tail") from None
-        resumed = self._streams.resume(current_principal(), request.stream_id, request.after_seq, tail)
+        resumed = self._streams.resume(current_principal(), request.stream_id, request.after_seq, tail_of(request.tail))
         async with aclosing(resumed) as frames:
             async for frame in frames:
                 yield conversation_pb2.ResumeResponse(frame=frame_message(frame))

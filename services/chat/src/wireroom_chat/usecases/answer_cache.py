@@ -1,21 +1,19 @@
 """Answers given again: to the same question, and to one that asks the same in other words.
 
 An entry is found by everything its answer depends on: tenant, user, model and candidates, every earlier message, every member of the
-request, the day, and for answers from sources the tenant's watermark, which changes with each document and article. A question in other
-words must have the same form (`domain.question_form`) and a similar vector. Citations are checked again before an answer is given again:
-what was deleted, or may no longer be read, does not speak.
+request and the day; answers from sources carry the tenant's tag `sources`, which every change of a document or article ends. A question in
+other words must have the same form (`domain.question_form`) and a similar vector. Citations are checked again before an answer is given
+again: what was deleted, or may no longer be read, does not speak.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import operator
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from array import array
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
-from uuid import UUID, uuid4
 
 import orjson
 
@@ -24,34 +22,21 @@ from wireroom_chat.domain.passages import Span
 from wireroom_chat.domain.question_form import question_form
 from wireroom_chat.domain.request import CacheMode, ChatRequest
 from wireroom_chat.metrics import ChatMetrics
+from wireroom_common.cache import Cache, Key, LookUp, Namespace
 from wireroom_common.clock import Clock
 from wireroom_common.errors import WireroomError
 from wireroom_common.principal import Principal
 
 # Calibrated on pairs that are kept apart from the tests': see the README of the chat service.
 MIN_SIMILARITY = 0.72
-_VERSION = 1
-_CLAIM_SECONDS = 60.0
-_WAIT_SECONDS = 20.0
-_WAIT_STEP = 0.05
+# Ends every answer from sources that was kept for a tenant.
+SOURCES = "sources"
+PURPOSE = "wireroom chat answers"
+_VERSION = 2
 # Members that change nothing of the answer.
 _IRRELEVANT = frozenset({"stream", "stream_options", "messages", "model", "user", "metadata", "store", "cache", "service_tier"})
 # Members whose answers are not text alone, or are wanted anew each time.
 _NEVER = ("tools", "functions", "logprobs", "modalities", "audio", "prediction")
-
-
-class Store(Protocol):
-    """Where entries are kept; never raises, save `sources_changed`."""
-
-    async def watermark(self, tenant_id: UUID) -> str | None: ...
-
-    async def get(self, keys: Sequence[str]) -> list[bytes | None]: ...
-
-    async def put(self, entries: Mapping[str, bytes], seconds: float) -> None: ...
-
-    async def claim(self, key: str, owner: str, seconds: float) -> bool: ...
-
-    async def release(self, key: str, owner: str) -> None: ...
 
 
 class Vectors(Protocol):
@@ -79,110 +64,95 @@ class KeptAnswer:
     mode: str
     tokens_in: int
     tokens_out: int
+    remarks: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Where the answer to a request is kept."""
+class Entry:
+    """What is kept: the answer, and for questions in other words the vector of its question (32-bit floats)."""
 
-    exact: str
-    similar: str
+    answer: KeptAnswer
+    vector: bytes = b""
+
+
+@dataclass
+class Slot:
+    """Where the answer to a request is kept. `look`: the latest look for it, before it is made."""
+
+    exact: Key
+    similar: Key | None
     question: str
+    look: LookUp[Entry] | None = None
+
+
+def answers(seconds: float) -> Namespace:
+    """Tags are asked of Redis at each look: no answer is given again after its sources changed, on whichever replica."""
+    return Namespace("chat.answers", seconds=seconds, jitter=0.0, verify=True)
 
 
 class AnswerCache:
-    """`seconds`: how long an answer is given again."""
+    """Answers in `entries`, each for its namespace's time."""
 
-    def __init__(
-        self, store: Store, vectors: Vectors, spans: Spans, clock: Clock, metrics: ChatMetrics, *, seconds: float
-    ) -> None:
-        self._store = store
+    def __init__(self, entries: Cache[Entry], vectors: Vectors, spans: Spans, clock: Clock, metrics: ChatMetrics) -> None:
+        self._entries = entries
         self._vectors = vectors
         self._spans = spans
         self._clock = clock
-        self._seconds = seconds
         self._metrics = metrics
 
-    async def slot(self, principal: Principal, request: ChatRequest, route: Route) -> Slot | None:
+    def slot(self, principal: Principal, request: ChatRequest, route: Route) -> Slot | None:
         """Where the answer would be kept; None when it is not to be: by the request's wish or its kind."""
-        mode = _mode(request, from_sources=_from_sources(route))
+        from_sources = _from_sources(route)
+        mode = _mode(request, from_sources=from_sources)
         question = _question(request)
         if mode is CacheMode.OFF or not question:
             return None
-        watermark: str | None = ""
-        if _from_sources(route):
-            watermark = await self._store.watermark(principal.tenant())
-            if watermark is None:
-                return None
-        partition = _partition(principal, request, route, watermark or "", self._clock.now().date().isoformat())
+        tenant_id = principal.tenant()
+        partition = _partition(principal, request, route, self._clock.now().date().isoformat())
+        tags = (SOURCES,) if from_sources else ()
         form = question_form(question) if mode is CacheMode.SEMANTIC else None
         return Slot(
-            exact=_digest(b"exact", partition, question.encode()),
-            similar=_digest(b"similar", partition, repr(form).encode()) if form is not None else "",
+            exact=Key.of(tenant_id, "exact", partition, question, tags=tags),
+            similar=Key.of(tenant_id, "similar", partition, repr(form), tags=tags) if form is not None else None,
             question=question,
         )
 
     async def find(self, slot: Slot) -> tuple[KeptAnswer, str] | None:
         """The answer and how it was found, "hit" or "semantic"."""
-        keys = [slot.exact, slot.similar] if slot.similar else [slot.exact]
-        found = await self._store.get(keys)
-        for name, entry in zip(("hit", "semantic"), found, strict=False):
-            if entry is None:
+        slot.look = await self._entries.look_up([slot.exact] if slot.similar is None else [slot.exact, slot.similar])
+        for name, key in (("hit", slot.exact), ("semantic", slot.similar)):
+            entry = slot.look.found.get(key) if key is not None else None
+            if entry is None or (name == "semantic" and not await self._is_similar(slot.question, entry.vector)):
                 continue
-            value = orjson.loads(entry)
-            if name == "semantic" and not await self._is_similar(slot.question, value["vector"]):
-                continue
-            answer = _unpacked(value)
-            if not answer.spans or await self._still_stand(answer.spans):
+            if not entry.answer.spans or await self._still_stand(entry.answer.spans):
                 self._metrics.looked_up(name)
-                return answer, name
+                return entry.answer, name
         self._metrics.looked_up("miss")
         return None
 
-    @asynccontextmanager
-    async def turn(self, slot: Slot) -> AsyncGenerator[tuple[KeptAnswer, str] | None, None]:
+    def turn(self, slot: Slot) -> AbstractAsyncContextManager[tuple[KeptAnswer, str] | None]:
         """The answer, if it is there or somebody makes it right now; None for the one who is to make it."""
-        owner = uuid4().hex
-        found = await self.find(slot)
-        waited = 0.0
-        while found is None and not await self._store.claim(slot.exact, owner, _CLAIM_SECONDS) and waited < _WAIT_SECONDS:
-            await asyncio.sleep(_WAIT_STEP)
-            waited += _WAIT_STEP
-            entry = (await self._store.get([slot.exact]))[0]
-            if entry is not None:
-                found = await self.find(slot)
-        try:
-            yield found
-        finally:
-            if found is None:
-                await asyncio.shield(self._store.release(slot.exact, owner))
+        return self._entries.turn(slot.exact, lambda: self.find(slot))
 
     async def keep(self, slot: Slot, answer: KeptAnswer) -> None:
-        """Keep an answer that was made for the slot."""
-        value = {
-            "message": answer.message,
-            "citations": answer.citations,
-            "spans": [[span.document_id, span.version, span.start, span.end, span.quote] for span in answer.spans],
-            "finish_reason": answer.finish_reason,
-            "mode": answer.mode,
-            "tokens": [answer.tokens_in, answer.tokens_out],
-        }
-        entries = {slot.exact: orjson.dumps(value)}
-        if slot.similar:
+        """Keep an answer that was made for the slot, after `find` missed it."""
+        entries = {slot.exact: Entry(answer)}
+        if slot.similar is not None:
             try:
                 vector = await self._vectors.vector(slot.question)
             except WireroomError:
                 # Without it only the very same question finds the answer.
-                vector = []
+                vector = ()
             if vector:
-                entries[slot.similar] = orjson.dumps({**value, "vector": [round(float(item), 5) for item in vector]})
-        await self._store.put(entries, self._seconds)
+                entries[slot.similar] = Entry(answer, array("f", vector).tobytes())
+        await self._entries.set_many(entries, slot.look)
 
-    async def _is_similar(self, question: str, vector: Sequence[float]) -> bool:
+    async def _is_similar(self, question: str, kept: bytes) -> bool:
         try:
             asked = await self._vectors.vector(question)
         except WireroomError:
             return False
+        vector = array("f", kept)
         return len(asked) == len(vector) and sum(map(operator.mul, asked, vector)) >= MIN_SIMILARITY
 
     async def _still_stand(self, spans: Sequence[Span]) -> bool:
@@ -215,11 +185,10 @@ def _question(request: ChatRequest) -> str:
     return content.strip() if last["role"] == "user" and isinstance(content, str) else ""
 
 
-def _partition(principal: Principal, request: ChatRequest, route: Route, watermark: str, day: str) -> bytes:
+def _partition(principal: Principal, request: ChatRequest, route: Route, day: str) -> bytes:
     return orjson.dumps(
         {
             "version": _VERSION,
-            "tenant": str(principal.tenant()),
             "user": principal.subject,
             "permissions": sorted(principal.permissions),
             "model": request.model,
@@ -228,28 +197,7 @@ def _partition(principal: Principal, request: ChatRequest, route: Route, waterma
             "members": {key: value for key, value in request.raw.items() if key not in _IRRELEVANT},
             "before": [dict(message) for message in request.messages[:-1]],
             "search": request.search,
-            "watermark": watermark,
             "day": day,
         },
         option=orjson.OPT_SORT_KEYS,
-    )
-
-
-def _digest(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _unpacked(value: Mapping[str, Any]) -> KeptAnswer:
-    return KeptAnswer(
-        message=value["message"],
-        citations=value["citations"],
-        spans=[Span(*item) for item in value["spans"]],
-        finish_reason=value["finish_reason"],
-        mode=value["mode"],
-        tokens_in=value["tokens"][0],
-        tokens_out=value["tokens"][1],
     )

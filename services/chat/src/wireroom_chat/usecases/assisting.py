@@ -9,23 +9,29 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from wireroom_chat.domain.answer import AnswerMode, Ending, Piece, ToolEvent
+from wireroom_chat.domain.answer import AnswerMode, Begun, Ending, Piece, Retrieved, Searched, ToolEvent
 from wireroom_chat.domain.assistant_prompt import assistant_messages, fenced
 from wireroom_chat.domain.assistants import AssistantConfig, ChosenAssistant
 from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.links import LinkGuard
 from wireroom_chat.domain.passages import Citation, Passage
+from wireroom_chat.domain.prompt import leaks
 from wireroom_chat.domain.request import ChatRequest, Grounding, GroundingMode
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.tool_suggestions import suggested_tools
-from wireroom_chat.domain.verification import SentenceBuffer, SentenceVerifier, evidence_quotes
+from wireroom_chat.domain.verification import SentenceBuffer, evidence_quotes
 from wireroom_chat.ports.providers import ChatProvider
 from wireroom_chat.ports.retrieval import Retrieval
 from wireroom_chat.tools.contract import Toolbox, ToolCaller
+from wireroom_chat.usecases.begun import in_order, shown_before
+from wireroom_chat.usecases.checking import Checking, SentenceChecker
 from wireroom_chat.usecases.quoting import FIRST_LINE, QuotedAnswer
+from wireroom_chat.usecases.searching import Search, lies_with_the_index
+from wireroom_chat.usecases.stream_opening import StreamLostError
 from wireroom_chat.usecases.tool_loop import PromptState, ToolLoop
+from wireroom_common.errors import WireroomError
 
-Item = AnswerMode | Piece | ToolEvent | Ending
+Item = AnswerMode | Piece | Searched | ToolEvent | Ending
 
 ABSTENTION = "The sources do not answer this question."
 NEEDS_MODEL = (
@@ -52,13 +58,20 @@ class AssistantAnswer:
         quoted: QuotedAnswer,
         toolbox: Toolbox,
         public_url: str,
+        checking: Checking | None = None,
     ) -> None:
         self._retrieval = retrieval
+        self._search = Search(retrieval)
         self._selector = selector
-        self._terms = terms
+        self._checking = checking or Checking(terms)
         self._quoted = quoted
         self._toolbox = toolbox
         self._own_host = urlsplit(public_url).hostname or ""
+
+    def has_effects(self, config: AssistantConfig) -> frozenset[str]:
+        """The names of its tools that do more than read and reckon."""
+        tools = (self._toolbox.find(name) for name in config.tools)
+        return frozenset(tool.name for tool in tools if tool is not None and not tool.safe_on_untrusted)
 
     async def quoted(
         self, request: ChatRequest, grounding: Grounding, assistant: ChosenAssistant, first_line: str = FIRST_LINE
@@ -68,13 +81,13 @@ class AssistantAnswer:
         if not _searches(config):
             yield AnswerMode.ABSTAINED
             yield Piece(NEEDS_MODEL)
-            yield _disclaimer(config)
+            yield disclaimer_of(config)
             yield Ending()
             return
         async with aclosing(self._quoted.pieces(request, grounding, first_line)) as pieces:
             async for item in pieces:
                 if isinstance(item, Ending):
-                    yield _disclaimer(config)
+                    yield disclaimer_of(config)
                 yield item
 
     async def pieces(
@@ -83,27 +96,34 @@ class AssistantAnswer:
         grounding: Grounding,
         assistant: ChosenAssistant,
         provider: ChatProvider,
+        *,
         owner: tuple[UUID, UUID],
+        begun: Begun | None = None,
     ) -> AsyncGenerator[Item, None]:
-        """Mode, pieces and tool events, then the disclaimer and the ending. `owner`: tenant and user for whom tools run."""
+        """Mode, pieces and tool events, then the disclaimer and the ending. `owner`: tenant and user for whom tools run.
+
+        `begun`: another process has begun it, and `provider` goes on after that; UNAVAILABLE `stream_lost` where what was shown rests on
+        what a tool found then.
+        """
         config = assistant.config
         strict = grounding.mode is GroundingMode.STRICT and _searches(config)
         allowed = {name: tool for name in config.tools if (tool := self._toolbox.find(name)) is not None}
         state = PromptState(tainted=_is_untrusted(request))
         sources = _Sources(
-            self._retrieval, self._terms, LinkGuard({*config.output.allowed_hosts, self._own_host} - {""}), grounding.mode
+            self._retrieval, self._checking, LinkGuard({*config.output.allowed_hosts, self._own_host} - {""}), grounding
         )
-        shown = ""
+        shown, retrieval = "", Retrieved.COMPLETE
         if config.sources.kinds and config.sources.upfront:
-            question = request.search_text()
-            passages = await self._retrieval.retrieve(question, grounding)
-            if not self._selector.is_weak(question, passages):
-                shown = await sources.add(passages, _MAX_UPFRONT_CHARACTERS)
+            shown, retrieval = await self._upfront(request.search_text(), grounding, sources, begun, strict=strict)
             state.tainted = state.tainted or bool(shown)
+        before = await shown_before(begun, sources.ids, sources.verified)
+        yield Searched(retrieval, sources.ids, before)
+        if before:
+            yield AnswerMode.GENERATED
         if strict and not shown and not _SEARCHES & allowed.keys():
             yield AnswerMode.ABSTAINED
             yield Piece(ABSTENTION)
-            yield _disclaimer(config)
+            yield disclaimer_of(config)
             yield Ending()
             return
         loop = ToolLoop(
@@ -117,7 +137,7 @@ class AssistantAnswer:
         body = _body(request, config) | {
             "messages": assistant_messages(config.prompt, request.messages, shown, searches=_searches(config), strict=strict)
         }
-        said: list[str] = []
+        said = [piece.text for piece in before]
         ending = Ending()
         async with aclosing(_spoken(loop.run(provider, body), sources, state)) as items:
             async for item in items:
@@ -134,8 +154,22 @@ class AssistantAnswer:
             yield Piece(ABSTENTION)
         for number, suggestion in enumerate(suggested_tools("".join(said), allowed.keys() - loop.called), start=1):
             yield ToolEvent(f"suggestion_{number}", suggestion.name, "suggested", arguments=suggestion.arguments)
-        yield _disclaimer(config)
+        yield disclaimer_of(config)
         yield ending
+
+    async def _upfront(
+        self, question: str, grounding: Grounding, sources: _Sources, begun: Begun | None, *, strict: bool
+    ) -> tuple[str, Retrieved]:
+        """The passages for the question as they stand in the prompt; none where they are too far from it."""
+        try:
+            found = await self._search.find(question, grounding)
+            passages = in_order(found.passages, begun)
+            weak = not passages if begun is not None else self._selector.is_weak(question, passages)
+            return "" if weak else await sources.add(passages, _MAX_UPFRONT_CHARACTERS), found.retrieval
+        except WireroomError as error:
+            if strict or not lies_with_the_index(error) or isinstance(error, StreamLostError):
+                raise
+            return "", Retrieved.FAILED
 
 
 async def _spoken(
@@ -147,7 +181,7 @@ async def _spoken(
         async for item in items:
             last = not isinstance(item, str)
             for sentence in buffer.rest() if last else buffer.feed(str(item)):
-                piece = sources.checked(sentence, state, last=last)
+                piece = await sources.checked(sentence, state, last=last)
                 if piece is not None:
                     yield piece
             if not isinstance(item, str):
@@ -157,15 +191,15 @@ async def _spoken(
 class _Sources:
     """The numbered passages of one answer, what of them may be cited, and what of an answer may be shown."""
 
-    def __init__(self, retrieval: Retrieval, terms: Terms, guard: LinkGuard, mode: GroundingMode) -> None:
+    def __init__(self, retrieval: Retrieval, checking: Checking, guard: LinkGuard, grounding: Grounding) -> None:
         self._retrieval = retrieval
-        self._terms = terms
+        self._checking = checking
         self._guard = guard
-        self._mode = mode
-        self._nonce = secrets.token_hex(4)
+        self._grounding = grounding
+        self._nonce = secrets.token_hex(8)
         self._numbers: dict[str, int] = {}
         self._evidence: dict[int, list[Citation]] = {}
-        self._verifier = SentenceVerifier(terms, {}, mode)
+        self._checker = SentenceChecker(checking, {}, grounding)
 
     async def add(self, passages: Sequence[Passage], limit: int) -> str:
         """The passages numbered and fenced; those that cannot be cited, because nothing of them stands in the stored text, are left out."""
@@ -182,14 +216,25 @@ class _Sources:
                 self._evidence[number] = citations
                 known.append(passage)
                 self._guard.allow(passage.url)
-        self._verifier = SentenceVerifier(self._terms, self._evidence, self._mode)
+        self._checker = SentenceChecker(self._checking, self._evidence, self._grounding)
         return fenced([(self._numbers[passage.id], passage) for passage in known], self._nonce, limit) if known else ""
 
-    def checked(self, sentence: str, state: PromptState, *, last: bool = False) -> Piece | None:
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The passages in the order of their numbers."""
+        return tuple(self._numbers)
+
+    async def verified(self, sentence: str) -> Piece | None:
+        """The sentence with the markers that hold, whatever links are in it."""
+        return await self._checker.check(sentence)
+
+    async def checked(self, sentence: str, state: PromptState, *, last: bool = False) -> Piece | None:
         """The sentence as it may be shown; None where nothing of it may."""
         if state.tainted:
             sentence = self._guard.feed(sentence) + (self._guard.rest() if last else "")
-        return self._verifier.check(sentence) if sentence else None
+        if not sentence or leaks(sentence, self._nonce):
+            return None
+        return await self._checker.check(sentence)
 
 
 def _searches(config: AssistantConfig) -> bool:
@@ -204,7 +249,8 @@ def _is_untrusted(request: ChatRequest) -> bool:
     return any(message["role"] in ("assistant", "tool", "function") for message in request.messages)
 
 
-def _disclaimer(config: AssistantConfig) -> Piece:
+def disclaimer_of(config: AssistantConfig) -> Piece:
+    """What is appended to its answers."""
     return Piece(f"\n\n{config.disclaimer.strip()}")
 
 

@@ -7,37 +7,34 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
-from wireroom_chat.domain.answer import AnswerMode, Degrade
+from wireroom_chat.domain.answer import AnswerMode, Begun, Degrade, Piece, Retrieved, Searched
 from wireroom_chat.domain.assistants import PREFIX, is_assistant, narrowed, unknown
 from wireroom_chat.domain.catalogue import BUILT_IN_PROVIDER, ListedModel, Route
-from wireroom_chat.domain.continuation import can_continue
+from wireroom_chat.domain.checkpoint import checkpoint_of
 from wireroom_chat.domain.followup import search_query
 from wireroom_chat.domain.frames import Frame, Info
-from wireroom_chat.domain.providers import Strategy
-from wireroom_chat.domain.request import CacheMode, ChatRequest, Grounding, parse_request, text_of
+from wireroom_chat.domain.request import CacheMode, ChatRequest, Grounding, Unsupported, parse_request, text_of
 from wireroom_chat.domain.terms import Terms
-from wireroom_chat.domain.token_estimate import answer_tokens
 from wireroom_chat.domain.wire import Links
 from wireroom_chat.ports.generations import Generation, Origin
 from wireroom_chat.ports.providers import ProviderDirectory
 from wireroom_chat.usecases.answer_cache import AnswerCache, KeptAnswer
 from wireroom_chat.usecases.assistants import Assistants
-from wireroom_chat.usecases.assisting import AssistantAnswer
+from wireroom_chat.usecases.assisting import AssistantAnswer, disclaimer_of
 from wireroom_chat.usecases.forwarding import forward, forward_stream
 from wireroom_chat.usecases.generating import Generator, Plan
 from wireroom_chat.usecases.grounding import GroundedAnswer
 from wireroom_chat.usecases.quoting import FIRST_LINE, NO_PROVIDER, OUT_OF_BUDGET, QuotedAnswer
 from wireroom_chat.usecases.rendering import Item, Rendering
 from wireroom_chat.usecases.run import Run, Runs
+from wireroom_chat.usecases.searching import SourcesUnavailableError
 from wireroom_chat.usecases.stream_opening import Opening, Part
 from wireroom_chat.usecases.streams import Streams
+from wireroom_chat.usecases.taking_up import TakingUp
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal
 
 PERMISSION = "llm:invoke"
-_NOBODY = Route((), Strategy.ORDERED, None)
 _NOT_OF_THE_REQUEST = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.RATE_LIMITED})
 
 
@@ -59,6 +56,8 @@ class CompleteChat:
         degrade: Degrade = Degrade.ALWAYS,
         assistants: Assistants | None = None,
         assisting: AssistantAnswer | None = None,
+        embedding_models: Sequence[str] = (),
+        unsupported: Mapping[str, Unsupported] | None = None,
     ) -> None:
         self._directory = directory
         self._generator = generator
@@ -72,13 +71,16 @@ class CompleteChat:
         self._degrade = degrade
         self._assistants = assistants
         self._assisting = assisting
+        self._embedding_models = embedding_models
+        self._unsupported = unsupported or {}
 
     async def models(self, principal: Principal) -> list[ListedModel]:
-        """The models on offer, the assistants last."""
+        """The models on offer: those of the catalogue, our own embedding models, the assistants."""
         principal.require(PERMISSION)
         names = await self._assistants.names(principal) if self._assistants is not None and principal.tenant_id else []
         return [
             *self._directory.catalogue().listed(principal.tenant_id),
+            *(ListedModel(name, BUILT_IN_PROVIDER, built_in=True, type="embedding") for name in self._embedding_models),
             *(ListedModel(f"{PREFIX}{name}", BUILT_IN_PROVIDER, built_in=True) for name in names),
         ]
 
@@ -110,7 +112,7 @@ class CompleteChat:
 
     async def answer(self, principal: Principal, request: ChatRequest, origin: Origin) -> tuple[bytes, Info]:
         """The whole answer to a request that is permitted."""
-        request, route = await self._resolved(principal, request)
+        request, route = await self.resolved(principal, request)
         async with (
             self._runs.track(self._runs.generation(principal, request.model, origin)) as run,
             self._kept_answer(principal, request, route, run) as kept,
@@ -126,7 +128,7 @@ class CompleteChat:
                         raise
                     answer = self._rendering.whole(request, quotes, run)
             else:
-                answer = self._rendering.whole(request, [item async for item in self._pieces(request, route, run)], run)
+                answer = self._rendering.whole(request, [item async for item in self.pieces(request, route, run)], run)
             await run.row()
             return answer, _info(run)
 
@@ -142,48 +144,18 @@ class CompleteChat:
     async def _opened(
         self, principal: Principal, request: ChatRequest, origin: Origin, *, grace: float
     ) -> tuple[Opening, AsyncGenerator[Part, None]]:
-        request, route = await self._resolved(principal, request)
+        request, route = await self.resolved(principal, request)
         generation = self._runs.generation(principal, request.model, origin)
-        opening = Opening(principal, generation, grace, _checkpoint(request, route))
-        return opening, self._produce(principal, request, route, generation)
+        checkpoint = _checkpoint(request, route)
+        opening = Opening(principal, generation, grace, checkpoint)
+        return opening, self._produce(principal, request, route, generation, checkpoint)
 
-    async def take_up(self, opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
-        """Go on with a streamed answer whose process is gone: `Info`, then the chunks after `chunks`.
-
-        `path` is that of the last `Info`. UNAVAILABLE `stream_lost` where the answer cannot be joined on; it is settled in any case.
-        """
-        checkpoint = opening.checkpoint
-        request = parse_request(orjson.dumps(checkpoint["request"]), stream=True)
-        written, tokens, ended = _text_of(chunks)
-        async with self._runs.track(opening.generation, adopted=True) as run:
-            route = (
-                _NOBODY
-                if is_assistant(request.model)
-                else self._directory.catalogue().route(request.model, request.grounding, opening.principal.tenant_id)
-            )
-            last = next((item for item in route.candidates if path and item.label == path[-1]), None)
-            if last is not None:
-                run.inherit(last, request.raw, tokens)
-            if run.kept:
-                run.text.append(written)
-            if ended:
-                # Only the last words on usage were not sent.
-                run.finish_reason = ended
-                return
-            if not (checkpoint["continuable"] and route.candidates and can_continue(request.raw)):
-                raise WireroomError(
-                    ErrorKind.UNAVAILABLE,
-                    "stream_lost",
-                    "The process that wrote this answer is gone, and its rest cannot be joined on. Ask again.",
-                )
-            yield _info(run)
-            provider = self._generator.bound(_plan(request, route), run, written)
-            async with aclosing(forward_stream(request, provider, run)) as rest:
-                async for chunk in rest:
-                    yield chunk
+    def take_up(self, opening: Opening, info: Info | None, chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
+        """Go on with a streamed answer whose process is gone, as `TakingUp` does."""
+        return TakingUp(self, self._directory, self._rendering, self._runs).go_on(opening, info, chunks)
 
     async def _produce(
-        self, principal: Principal, request: ChatRequest, route: Route, generation: Generation
+        self, principal: Principal, request: ChatRequest, route: Route, generation: Generation, checkpoint: dict[str, Any]
     ) -> AsyncGenerator[Part, None]:
         async with self._runs.track(generation) as run, self._kept_answer(principal, request, route, run) as kept:
             # How many calls of providers have been told of; each that yields is told.
@@ -195,6 +167,7 @@ class CompleteChat:
                 async for chunk in chunks:
                     if told < 0:
                         await run.row()
+                        _note(checkpoint, run)
                     if told != len(run.attempts):
                         told = len(run.attempts)
                         yield _info(run)
@@ -205,7 +178,7 @@ class CompleteChat:
         self, principal: Principal, request: ChatRequest, route: Route, run: Run
     ) -> AsyncGenerator[KeptAnswer | None, None]:
         """An answer that was given before; else what is made inside the block is kept, if it ended well and by its own."""
-        slot = await self._cache.slot(principal, request, route) if self._cache is not None else None
+        slot = self._cache.slot(principal, request, route) if self._cache is not None else None
         # What tools found or made is of its moment.
         if self._cache is None or slot is None or route.assistant is not None:
             yield None
@@ -217,7 +190,8 @@ class CompleteChat:
                 return
             run.cache, run.kept = "miss", True
             yield None
-            if run.finish_reason == "stop" and run.mode in _kept_modes(route):
+            whole = run.finish_reason == "stop" and run.retrieval is Retrieved.COMPLETE
+            if whole and run.mode in _kept_modes(route):
                 tokens_in, tokens_out = run.tokens()
                 message = run.message or {"role": "assistant", "content": "".join(run.text), "refusal": None}
                 answer = KeptAnswer(
@@ -228,10 +202,11 @@ class CompleteChat:
                     mode=run.mode.value,
                     tokens_in=tokens_in,
                     tokens_out=tokens_out,
+                    remarks=dict(run.remarks),
                 )
                 await self._cache.keep(slot, answer)
 
-    async def _resolved(self, principal: Principal, request: ChatRequest) -> tuple[ChatRequest, Route]:
+    async def resolved(self, principal: Principal, request: ChatRequest) -> tuple[ChatRequest, Route]:
         """The request under the name that is recorded, and its route; an assistant's name stands for a version of it."""
         if not is_assistant(request.model):
             route = self._route(principal, request)
@@ -243,8 +218,18 @@ class CompleteChat:
         route = self._directory.catalogue().route(assistant.config.model or "grounded", None, principal.tenant_id)
         return (
             replace(self._with_topic(request), model=assistant.model),
-            replace(route, grounding=narrowed(assistant.config, request.grounding), assistant=assistant),
+            replace(
+                route,
+                grounding=self._with_policy(principal, narrowed(assistant.config, request.grounding)),
+                assistant=assistant,
+            ),
         )
+
+    def _with_policy(self, principal: Principal, grounding: Grounding) -> Grounding:
+        """The tenant's policy for sentences without support, or the installation's, where the request has none."""
+        if grounding.unsupported is not None:
+            return grounding
+        return replace(grounding, unsupported=self._unsupported.get(str(principal.tenant_id), self._unsupported.get("*")))
 
     def _with_topic(self, request: ChatRequest) -> ChatRequest:
         """The request with what to look for, where its question leans on earlier ones."""
@@ -255,13 +240,14 @@ class CompleteChat:
 
     def _route(self, principal: Principal, request: ChatRequest) -> Route:
         route = self._directory.catalogue().route(request.model, request.grounding, principal.tenant_id)
-        if route.grounding is not None:
-            request.refuse_for_quotes()
-        return route
+        if route.grounding is None:
+            return route
+        request.refuse_for_quotes()
+        return replace(route, grounding=self._with_policy(principal, route.grounding))
 
     async def _chunks(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[bytes | list[bytes], None]:
         if not route.candidates or route.grounding is not None:
-            async with aclosing(self._rendering.chunks(request, self._pieces(request, route, run), run)) as chunks:
+            async with aclosing(self._rendering.chunks(request, self.pieces(request, route, run), run)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
@@ -281,35 +267,56 @@ class CompleteChat:
             async for chunk in chunks:
                 yield chunk
 
-    def _quotes(self, request: ChatRequest, route: Route, first_line: str = FIRST_LINE) -> AsyncGenerator[Item, None]:
+    def quotes(self, request: ChatRequest, route: Route, first_line: str = FIRST_LINE) -> AsyncGenerator[Item, None]:
         grounding = route.grounding or Grounding()
         if route.assistant is not None and self._assisting is not None:
             return self._assisting.quoted(request, grounding, route.assistant, first_line)
         return self._quoted.pieces(request, grounding, first_line)
 
-    def _generated(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[Item, None]:
+    def generated(self, request: ChatRequest, route: Route, run: Run, begun: Begun | None = None) -> AsyncGenerator[Item, None]:
+        """An answer that a provider writes from sources or in the name of an assistant, after what was begun of it."""
         grounding = route.grounding or Grounding()
-        provider = self._generator.bound(_plan(request, route), run)
+        provider = self._generator.bound(_plan(request, route), run, "".join(begun.pieces) if begun is not None else "")
         if route.assistant is not None and self._assisting is not None:
             owner = (run.generation.tenant_id, run.generation.user_id)
-            return self._assisting.pieces(request, grounding, route.assistant, provider, owner)
-        return self._grounded.pieces(request, grounding, provider)
+            return self._assisting.pieces(request, grounding, route.assistant, provider, owner=owner, begun=begun)
+        return self._grounded.pieces(request, grounding, provider, begun)
 
-    async def _pieces(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[Item, None]:
+    def forwarded(self, request: ChatRequest, route: Route, run: Run, written: str) -> AsyncGenerator[list[bytes], None]:
+        """The chunks of a provider's answer after `written`."""
+        return forward_stream(request, self._generator.bound(_plan(request, route), run, written), run)
+
+    def disclaimer(self, route: Route) -> list[Piece]:
+        """What is appended to the answer."""
+        return [disclaimer_of(route.assistant.config)] if route.assistant is not None else []
+
+    def has_effects(self, route: Route) -> frozenset[str]:
+        """The names of the tools at hand that do more than read and reckon."""
+        if route.assistant is None or self._assisting is None:
+            return frozenset()
+        return self._assisting.has_effects(route.assistant.config)
+
+    def info(self, run: Run) -> Info:
+        """What is known of the answer now."""
+        return _info(run)
+
+    async def pieces(self, request: ChatRequest, route: Route, run: Run) -> AsyncGenerator[Item, None]:
         """The pieces of an answer from sources; when no provider can write it, quotes from the same sources."""
         if not route.candidates:
-            async with aclosing(self._quotes(request, route)) as pieces:
+            async with aclosing(self.quotes(request, route)) as pieces:
                 async for piece in pieces:
                     yield piece
             return
         begun = False
         try:
-            async with aclosing(self._generated(request, route, run)) as pieces:
+            async with aclosing(self.generated(request, route, run)) as pieces:
                 async for piece in pieces:
-                    begun = True
+                    begun = begun or not isinstance(piece, Searched)
                     yield piece
         except WireroomError as error:
-            quotes = None if begun else await self._quotes_instead(request, route, error)
+            quotes = (
+                None if begun or isinstance(error, SourcesUnavailableError) else await self._quotes_instead(request, route, error)
+            )
             if quotes is None:
                 raise
         else:
@@ -324,7 +331,7 @@ class CompleteChat:
             return None
         first_line = OUT_OF_BUDGET if error.code == "insufficient_quota" else NO_PROVIDER
         try:
-            quotes = [item async for item in self._quotes(request, route, first_line)]
+            quotes = [item async for item in self.quotes(request, route, first_line)]
         except WireroomError:
             # The caller learns why there is no answer, not why there is no substitute for it.
             return None
@@ -352,26 +359,21 @@ def _info(run: Run) -> Info:
         cache=run.cache,
         cost_micros=run.micros(),
         budget_remaining_micros=run.remaining_micros,
+        retrieval=run.retrieval.value,
     )
 
 
-def _checkpoint(request: ChatRequest, route: Route) -> Mapping[str, Any]:
+def _checkpoint(request: ChatRequest, route: Route) -> dict[str, Any]:
     """What another process needs to go on with the answer."""
-    return {
-        "request": {**request.raw, "disable_fallback": not request.fallback},
-        "continuable": bool(route.candidates) and route.grounding is None and request.fallback,
-    }
+    return checkpoint_of(request, route.grounding, continuable=request.fallback)
 
 
-def _text_of(chunks: Sequence[bytes]) -> tuple[str, int, str]:
-    """The text of a stream's chunks, the tokens of all that was written, and its finish reason, if it has one."""
-    parts, tokens, ended = [], 0, ""
-    for chunk in chunks:
-        for choice in orjson.loads(chunk)["choices"]:
-            parts.append(choice["delta"].get("content") or "")
-            tokens += answer_tokens(choice["delta"])
-            ended = choice.get("finish_reason") or ended
-    return "".join(parts), tokens, ended
+def _note(checkpoint: dict[str, Any], run: Run) -> None:
+    """Add what is known at the first word: before it nobody looks at the checkpoint."""
+    if run.sources:
+        checkpoint["sources"] = run.sources
+    if run.attempts:
+        checkpoint["prompt_tokens"] = run.attempts[-1].prompt_tokens
 
 
 def _kept_modes(route: Route) -> frozenset[AnswerMode]:

@@ -14,7 +14,7 @@ from wireroom_chat.domain.embeddings import EmbeddingRequest, embedding_list, pa
 from wireroom_chat.domain.frames import Info
 from wireroom_chat.domain.routing import NotCalledError, ProviderError
 from wireroom_chat.ports.generations import Origin
-from wireroom_chat.ports.providers import Embeddings, ProviderDirectory, ProviderHealth
+from wireroom_chat.ports.providers import Embeddings, LeftBeforeCallError, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.completing import PERMISSION
 from wireroom_chat.usecases.run import Run, Runs
 from wireroom_chat.usecases.usage import prompt_tokens
@@ -82,8 +82,8 @@ class EmbedTexts:
             self._health.began(candidate)
             try:
                 answer = await self._directory.provider(candidate).embed({**body, "model": candidate.model.name})
-            except asyncio.CancelledError:
-                attempt.begun, attempt.status = True, "cancelled"
+            except asyncio.CancelledError as left:
+                attempt.begun, attempt.status = not isinstance(left, LeftBeforeCallError), "cancelled"
                 self._health.released(candidate, alive=False)
                 raise
             except WireroomError as error:

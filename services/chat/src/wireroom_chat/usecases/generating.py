@@ -18,7 +18,7 @@ from wireroom_chat.domain.continuation import Seam, can_continue, continuation_b
 from wireroom_chat.domain.providers import Candidate, Strategy
 from wireroom_chat.domain.routing import NotCalledError, ProviderError
 from wireroom_chat.domain.token_estimate import answer_texts, answer_tokens, text_tokens
-from wireroom_chat.ports.providers import ChatProvider, ProviderDirectory, ProviderHealth
+from wireroom_chat.ports.providers import ChatProvider, LeftBeforeCallError, ProviderDirectory, ProviderHealth
 from wireroom_chat.usecases.run import Attempt, BudgetSpent, Run
 from wireroom_common.errors import ErrorKind, WireroomError
 
@@ -80,9 +80,9 @@ class Generator:
                 answer = await self._directory.provider(candidate).complete(
                     {**run.limited(body, candidate), "model": candidate.model.name}
                 )
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as left:
                 # It was asked for an answer and will bill the prompt at least.
-                attempt.begun, attempt.status = True, "cancelled"
+                attempt.begun, attempt.status = not isinstance(left, LeftBeforeCallError), "cancelled"
                 self._health.released(candidate, alive=False)
                 raise
             except WireroomError as error:
@@ -135,9 +135,9 @@ class Generator:
                 self._health.released(candidate, alive=attempt.begun)
                 yield [_made({}, "length")]
                 return
-            except (asyncio.CancelledError, GeneratorExit):
+            except (asyncio.CancelledError, GeneratorExit) as left:
                 self._health.released(candidate, alive=attempt.begun)
-                attempt.begun, attempt.status = True, "cancelled"
+                attempt.begun, attempt.status = not isinstance(left, LeftBeforeCallError), "cancelled"
                 raise
             except WireroomError as error:
                 self._note_failure(attempt, error)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
-from wireroom_chat.domain.answer import AnswerMode, AnswerText, Ending, Piece, ToolEvent
+from wireroom_chat.domain.answer import AnswerMode, AnswerText, Ending, Piece, Searched, ToolEvent
+from wireroom_chat.domain.checkpoint import Written
 from wireroom_chat.domain.passages import Span
 from wireroom_chat.domain.request import ChatRequest
 from wireroom_chat.domain.terms import count_tokens
@@ -16,13 +17,14 @@ from wireroom_chat.domain.wire import (
     annotation_objects,
     citation_objects,
     completion_object,
+    remarks_of,
 )
 from wireroom_chat.usecases.answer_cache import KeptAnswer
 from wireroom_chat.usecases.run import Run
 from wireroom_chat.usecases.usage import prompt_tokens
 
-# What answers are made of: the mode first (tools may come before it), then pieces, then the ending.
-Item = AnswerMode | Piece | ToolEvent | Ending
+# What answers are made of: what the search found, the mode (tools may come before it), then pieces, then the ending.
+Item = AnswerMode | Piece | Searched | ToolEvent | Ending
 # Whose clients get frames that tell of tools.
 _NATIVE = "session"
 
@@ -46,6 +48,8 @@ class Rendering:
                 ending = item
             elif isinstance(item, AnswerMode):
                 run.mode = item
+            elif isinstance(item, Searched):
+                _note_search(item, run)
         self._finish(request, answer, ending, run)
         return completion_object(
             completion_id=run.completion_id,
@@ -57,14 +61,17 @@ class Rendering:
             tokens=run.tokens(),
             fingerprint=_fingerprint(run),
             tool_events=events,
+            remarks=run.remarks,
         )
 
-    async def chunks(self, request: ChatRequest, items: AsyncGenerator[Item, None], run: Run) -> AsyncGenerator[bytes, None]:
-        """The chunks of a stream.
+    async def chunks(
+        self, request: ChatRequest, items: AsyncGenerator[Item, None], run: Run, *, opened: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """The chunks of a stream. `opened`: it has been said who speaks.
 
         Quoted answers are known as a whole, so their last sentence carries the annotations; generated ones end with an empty piece.
         """
-        stream = _Stream(request, run)
+        stream = _Stream(request, run, opened=opened)
         async with aclosing(items):
             async for item in items:
                 for chunk in stream.take(item):
@@ -72,6 +79,16 @@ class Rendering:
         self._finish(request, stream.answer, stream.ending, run)
         for chunk in stream.rest():
             yield chunk
+
+    async def ending(self, request: ChatRequest, written: Written, run: Run) -> AsyncGenerator[bytes, None]:
+        """The last chunks of an answer whose text and annotations have been sent."""
+        writer = _writer(request, run)
+        run.finish_reason = "stop"
+        run.citations = len(written.annotations or ())
+        run.own_tokens = (prompt_tokens(request.messages), count_tokens(written.text))
+        yield writer.finish(run.finish_reason)
+        if request.include_usage:
+            yield writer.usage(*run.tokens())
 
     def kept(self, answer: KeptAnswer, run: Run) -> bytes:
         """An answer that was given before, as a new completion object."""
@@ -85,6 +102,7 @@ class Rendering:
             citations=answer.citations,
             tokens=run.tokens(),
             fingerprint=_fingerprint(run),
+            remarks=answer.remarks,
         )
 
     async def kept_chunks(self, answer: KeptAnswer, request: ChatRequest, run: Run) -> AsyncGenerator[bytes, None]:
@@ -101,6 +119,7 @@ class Rendering:
         run.citations = len(answer.annotations)
         run.annotations = annotation_objects(answer.annotations, self._links)
         run.citation_list = citation_objects(answer.annotations, self._links)
+        run.remarks = remarks_of(answer, ending)
         run.spans = [Span.of(annotation.citation.quote) for annotation in answer.annotations]
         run.finish_reason = ending.finish_reason
         run.own_tokens = (prompt_tokens(request.messages), count_tokens(answer.text))
@@ -112,7 +131,8 @@ class Rendering:
 class _Stream:
     """A stream in the making."""
 
-    def __init__(self, request: ChatRequest, run: Run) -> None:
+    def __init__(self, request: ChatRequest, run: Run, *, opened: bool = False) -> None:
+        self._opened = opened
         self._request = request
         self._run = run
         self._begun: ChunkWriter | None = None
@@ -129,6 +149,10 @@ class _Stream:
         elif isinstance(item, AnswerMode):
             self._run.mode = item
             yield from self._begin()
+        elif isinstance(item, Searched):
+            _note_search(item, self._run)
+            for piece in item.released:
+                self.answer.add(piece)
         elif self._run.generation.origin.kind == _NATIVE:
             # Clients of OpenAI's surface would take a call for theirs to run.
             yield from self._begin()
@@ -152,7 +176,8 @@ class _Stream:
     def _begin(self) -> Iterator[bytes]:
         if self._begun is None:
             self._begun = _writer(self._request, self._run)
-            yield self._begun.role()
+            if not self._opened:
+                yield self._begun.role()
 
     def _piece(self, piece: Piece) -> Iterator[bytes]:
         run = self._run
@@ -177,6 +202,10 @@ def _writer(request: ChatRequest, run: Run) -> ChunkWriter:
         fingerprint=_fingerprint(run),
         include_usage=request.include_usage,
     )
+
+
+def _note_search(searched: Searched, run: Run) -> None:
+    run.retrieval, run.sources = searched.retrieval, searched.sources
 
 
 def _take_over(kept: KeptAnswer, run: Run) -> None:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import orjson
+import structlog
 
-from wireroom_chat.domain.frames import End, Info
+from wireroom_chat.domain.frames import End, Frame, Info
 from wireroom_chat.domain.response_events import Event, ResponseBuilder
 from wireroom_chat.domain.response_items import MAX_ITEMS
 from wireroom_chat.domain.responses import ResponseRequest, parse_response_request, previous_not_found
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.ports.responses import Owner, ResponseStore, StoredResponse
 from wireroom_chat.usecases.completing import PERMISSION, CompleteChat
+from wireroom_chat.usecases.streams import Streams
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError, invalid, not_found
 from wireroom_common.ids import new_id
 from wireroom_common.principal import Principal
 
+log = structlog.get_logger()
+
+# Another replica has the answer, or will have it: the caller resumes it there.
+_ELSEWHERE = frozenset({"stream_moved"})
 _PREFIX = "resp_"
 # What a stored response may weigh: request items and answer together. A larger one is not stored.
 _MAX_STORED_BYTES = 8 * 1024 * 1024
@@ -31,6 +38,16 @@ _MAX_STORED_BYTES = 8 * 1024 * 1024
 def new_name(prefix: str) -> str:
     """An id such as OpenAI's objects have."""
     return f"{prefix}_{new_id().hex}"
+
+
+@dataclass(frozen=True)
+class KnownEvents:
+    """What a caller has of a streamed response: how many events, and the last frames that came with them."""
+
+    response_id: str
+    stream_id: str
+    events: int
+    tail: Sequence[Frame]
 
 
 @dataclass(frozen=True)
@@ -54,27 +71,74 @@ class InputItems:
 
 
 class Respond:
-    """A response is stored once its answer has ended; one whose caller goes away before that is not."""
+    """A response is stored once its answer has ended; a streamed one whose caller leaves before that as `cancelled`, with what was made."""
 
-    def __init__(self, completing: CompleteChat, store: ResponseStore, clock: Clock) -> None:
+    def __init__(self, completing: CompleteChat, streams: Streams, store: ResponseStore, clock: Clock) -> None:
         self._completing = completing
+        self._streams = streams
         self._store = store
         self._clock = clock
+        self._keeping: set[asyncio.Task[bytes]] = set()
+
+    async def drain(self) -> None:
+        """Wait for the responses that are being stored for callers who have left."""
+        while self._keeping:
+            await asyncio.wait(self._keeping)
 
     async def create(self, principal: Principal, body: bytes) -> tuple[bytes, Info]:
         """The response object as JSON."""
-        draft = await self._draft(principal, body)
+        draft = await self._draft(principal, body, new_id())
         chat = draft.request.chat_request(draft.history, stream=False)
         answer, info = await self._completing.answer(principal, chat, Origin("response", draft.builder.id))
         draft.builder.take(orjson.loads(answer))
         response = draft.builder.finished(self._clock.now().timestamp())
         return await self._keep(draft, response), info
 
-    async def stream(self, principal: Principal, body: bytes) -> AsyncGenerator[Info | Event, None]:
-        """`Info`, then the events. Errors before the first event are raised, later ones are events."""
-        draft = await self._draft(principal, body)
+    async def stream(self, principal: Principal, body: bytes) -> AsyncGenerator[Info | Event | Frame, None]:
+        """`Info`, then the events; each frame that they are made of comes before them.
+
+        Errors before the first event are raised, later ones are events, unless another replica goes on: UNAVAILABLE `stream_moved`.
+        """
+        draft = await self._draft(principal, body, new_id())
+        chat = draft.request.chat_request(draft.history, stream=True)
+        frames = self._completing.answer_stream(principal, chat, Origin("response", draft.builder.id), grace=0)
+        async with aclosing(self._told_or_kept(draft, frames)) as parts:
+            async for part in parts:
+                yield part
+
+    async def resume(self, principal: Principal, body: bytes, known: KnownEvents) -> AsyncGenerator[Info | Event | Frame, None]:
+        """The rest of `stream` for a caller whose call broke off. NOT_FOUND and CONFLICT as of `Streams.resume`."""
+        identity = _parse_name(known.response_id)
+        draft = await self._draft(principal, body, identity)
+        frames = self._streams.replay(principal, known.stream_id, known.tail)
+        seen = 0
+        async with aclosing(self._told_or_kept(draft, frames)) as parts:
+            async for part in parts:
+                if isinstance(part, Frame):
+                    if not known.tail or part.seq > known.tail[-1].seq:
+                        yield part
+                elif isinstance(part, Event):
+                    seen += 1
+                    if seen > known.events:
+                        yield part
+
+    async def _told_or_kept(
+        self, draft: _Draft, frames: AsyncGenerator[Frame, None]
+    ) -> AsyncGenerator[Info | Event | Frame, None]:
+        begun = False
+        try:
+            async with aclosing(self._told(draft, frames)) as parts:
+                async for part in parts:
+                    begun = True
+                    yield part
+        except (asyncio.CancelledError, GeneratorExit):
+            if begun and not draft.kept and draft.request.store:
+                self._keep_unfinished(draft)
+            raise
+
+    async def _told(self, draft: _Draft, frames: AsyncGenerator[Frame, None]) -> AsyncGenerator[Info | Event | Frame, None]:
         ending = _Ending()
-        async with aclosing(self._events(principal, draft, ending)) as events:
+        async with aclosing(self._events(draft, frames, ending)) as events:
             async for event in events:
                 yield event
         if ending.failure is None:
@@ -85,20 +149,22 @@ class Respond:
             response = draft.builder.failed(ending.failure)
         # Before it is told: whoever has read the end may ask for it at once.
         try:
-            response = orjson.loads(await self._keep(draft, response))
+            response = orjson.loads(await self._surely_kept(draft, response))
         except WireroomError as error:
             response = draft.builder.failed(error)
         yield draft.builder.ended(response)
 
-    async def _events(self, principal: Principal, draft: _Draft, ending: _Ending) -> AsyncGenerator[Info | Event, None]:
+    async def _events(
+        self, draft: _Draft, source: AsyncGenerator[Frame, None], ending: _Ending
+    ) -> AsyncGenerator[Info | Event | Frame, None]:
         """What comes before the end; how that is, stands in `ending`. A failure before the first event is raised."""
-        chat = draft.request.chat_request(draft.history, stream=True)
-        origin = Origin("response", draft.builder.id)
         begun = False
-        async with aclosing(self._completing.answer_stream(principal, chat, origin, grace=0)) as frames:
+        async with aclosing(source) as frames:
             try:
                 async for frame in frames:
                     part = frame.part
+                    if not isinstance(part, End):
+                        yield frame
                     if isinstance(part, bytes):
                         for event in draft.builder.chunk(orjson.loads(part)):
                             yield event
@@ -110,7 +176,7 @@ class Respond:
                         for event in draft.builder.opening():
                             yield event
             except WireroomError as error:
-                if not begun:
+                if not begun or error.code in _ELSEWHERE:
                     raise
                 ending.failure = error
 
@@ -136,16 +202,18 @@ class Respond:
                 raise invalid("item_unknown", "'after' names no item of this response.", field="after")
         return InputItems(items[start : start + limit], has_more=len(items) > start + limit)
 
-    async def _draft(self, principal: Principal, body: bytes) -> _Draft:
+    async def _draft(self, principal: Principal, body: bytes, identity: UUID) -> _Draft:
         principal.require(PERMISSION)
         request = parse_response_request(body, new_name)
         history: list[Mapping[str, Any]] = []
         if request.previous_id:
             history = await self._history(principal, request)
-        identity = new_id()
-        now = self._clock.now()
-        builder = ResponseBuilder(request, response_id=f"{_PREFIX}{identity.hex}", created=now.timestamp(), new_name=new_name)
-        return _Draft(_owner(principal), identity, now, request, history, builder)
+        created = _time_of(identity)
+        names = _Names(identity)
+        builder = ResponseBuilder(
+            request, response_id=f"{_PREFIX}{identity.hex}", created=created.timestamp(), new_name=names.next
+        )
+        return _Draft(_owner(principal), identity, created, request, history, builder)
 
     async def _history(self, principal: Principal, request: ResponseRequest) -> list[Mapping[str, Any]]:
         """The items of the conversation so far; INVALID when a part of it is not there any more."""
@@ -172,7 +240,23 @@ class Respond:
             raise not_found("response")
         return found
 
-    async def _keep(self, draft: _Draft, response: Mapping[str, Any]) -> bytes:
+    def _keep_unfinished(self, draft: _Draft) -> None:
+        """In the background: nobody is there to wait for it."""
+        self._keep_in_background(draft, draft.builder.cancelled(), final=False)
+
+    async def _surely_kept(self, draft: _Draft, response: Mapping[str, Any]) -> bytes:
+        """As `_keep`; a caller who leaves while it is being stored does not prevent that."""
+        return await asyncio.shield(self._keep_in_background(draft, response))
+
+    def _keep_in_background(self, draft: _Draft, response: Mapping[str, Any], *, final: bool = True) -> asyncio.Task[bytes]:
+        draft.kept = True
+        task = asyncio.create_task(self._keep(draft, response, final=final))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+        task.add_done_callback(lambda done: _log_failure(done, draft))
+        return task
+
+    async def _keep(self, draft: _Draft, response: Mapping[str, Any], *, final: bool = True) -> bytes:
         rendered = orjson.dumps(response)
         if draft.request.store:
             items = orjson.dumps(draft.request.items)
@@ -188,11 +272,24 @@ class Respond:
                     items=items,
                     response=rendered,
                 ),
+                final=final,
             )
         return rendered
 
 
-@dataclass(frozen=True)
+class _Names:
+    """The names in a response: the same ones whichever process makes it."""
+
+    def __init__(self, identity: UUID) -> None:
+        self._identity = identity
+        self._count = 0
+
+    def next(self, prefix: str) -> str:
+        self._count += 1
+        return f"{prefix}_{uuid5(self._identity, str(self._count)).hex}"
+
+
+@dataclass
 class _Draft:
     owner: Owner
     identity: UUID
@@ -200,6 +297,8 @@ class _Draft:
     request: ResponseRequest
     history: Sequence[Mapping[str, Any]]
     builder: ResponseBuilder
+    # Whether its end has been written, or is being written.
+    kept: bool = False
 
 
 @dataclass
@@ -207,8 +306,19 @@ class _Ending:
     failure: WireroomError | None = None
 
 
+def _log_failure(task: asyncio.Task[bytes], draft: _Draft) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.error("chat.response.not_stored", response_id=draft.builder.id, exc_info=error)
+
+
 def _owner(principal: Principal) -> Owner:
     return Owner(principal.tenant(), principal.user_id())
+
+
+def _time_of(identity: UUID) -> datetime:
+    """When the id was made: its first 48 bits are milliseconds."""
+    return datetime.fromtimestamp((identity.int >> 80) / 1000, UTC)
 
 
 def _identity(name: str) -> UUID | None:

@@ -39,12 +39,12 @@ class Resuming:
         self._revive = revive
 
     async def frames(
-        self, principal: Principal, stream_id: str, after: int, tail: Sequence[Frame]
+        self, principal: Principal, stream_id: str, after: int, tail: Sequence[Frame], *, replay: bool = False
     ) -> AsyncGenerator[Frame, None]:
-        """Those after `after`, then live until the end; `tail` as in `Streams.resume`."""
+        """Those after `after`, or all of them for a `replay`, then live until the end; `tail` as in `Streams.resume`."""
         key = (principal.tenant(), stream_id)
         known = {frame.seq: frame for frame in tail if frame.seq <= after}
-        position = min(known, default=after + 1) - 1 if after in known else after
+        position = 0 if replay else min(known, default=after + 1) - 1 if after in known else after
         live = self._running.find(key)
         if live is None:
             state = await self._buffered.state(key)
@@ -58,10 +58,10 @@ class Resuming:
             require_owner(live, principal)
         async with aclosing(self._from_anywhere(key, live, position, [known[seq] for seq in sorted(known)])) as frames:
             async for frame in frames:
-                if frame.seq > after:
-                    yield frame
-                elif frame.seq in known and known[frame.seq].part != frame.part:
+                if frame.seq in known and known[frame.seq].part != frame.part:
                     raise _diverged()
+                if replay or frame.seq > after:
+                    yield frame
 
     async def take_up(
         self, key: tuple[UUID, str], *, tail: Sequence[Frame] = (), ending: str = "", abandoned: bool = False
@@ -82,9 +82,11 @@ class Resuming:
         checkpoint = record.checkpoint or {}
         if ending or not complete:
             checkpoint = {**checkpoint, "continuable": False}
+        elif abandoned:
+            checkpoint = {**checkpoint, "attended": False}
         produce = self._revive(
             Opening(record.principal, record.generation, record.grace, checkpoint),
-            next((part.path for part in reversed(known) if isinstance(part, Info)), ()),
+            next((part for part in reversed(known) if isinstance(part, Info)), None),
             [part for part in known if isinstance(part, bytes)],
         )
         log.info("chat.stream.taken_up", stream_id=key[1], after_seq=live.last_seq, ending=ending)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from wireroom_chat.domain.answer import AnswerMode
+from wireroom_chat.domain.answer import AnswerMode, Retrieved
 from wireroom_chat.domain.budgets import NO_LIMIT
 from wireroom_chat.domain.passages import Span
 from wireroom_chat.domain.pricing import LIMITS, Pricing, longest_answer
@@ -21,6 +21,7 @@ from wireroom_chat.domain.wire import usage_object
 from wireroom_chat.metrics import ChatMetrics
 from wireroom_chat.ports.generations import (
     AnswerSink,
+    Checkpoint,
     Generation,
     GenerationLedger,
     Origin,
@@ -30,6 +31,7 @@ from wireroom_chat.ports.generations import (
     UsagePart,
 )
 from wireroom_chat.usecases.generation_caps import UNBOUNDED, GenerationCaps
+from wireroom_chat.usecases.generation_row import GenerationRow
 from wireroom_chat.usecases.usage import reported_tokens
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -83,11 +85,14 @@ class Run:
     pricing: Pricing
     ledger: GenerationLedger
     began: float
-    written_row: asyncio.Future[None]
+    row_of: GenerationRow
     mode: AnswerMode = AnswerMode.GENERATED
     attempts: list[Attempt] = field(default_factory=list)
     citations: int = 0
     cache: str = ""
+    retrieval: Retrieved = Retrieved.COMPLETE
+    # The passages in the prompt, in the order of their numbers.
+    sources: tuple[str, ...] = ()
     remaining_micros: int | None = None
     # Of an answer that nobody was paid for: our own count.
     own_tokens: tuple[int, int] = (0, 0)
@@ -97,6 +102,8 @@ class Run:
     annotations: Sequence[Mapping[str, Any]] = ()
     citation_list: Sequence[Mapping[str, Any]] = ()
     spans: Sequence[Span] = ()
+    # What the answer lacks.
+    remarks: Mapping[str, Any] = field(default_factory=dict)
     finish_reason: str = ""
     # Whether somebody waits for the whole answer: then its text is kept.
     kept: bool = False
@@ -131,7 +138,7 @@ class Run:
 
     async def row(self) -> None:
         """Until its row stands; before that nothing may be sent."""
-        await self.written_row
+        await self.row_of.written()
 
     def first_token(self) -> None:
         """Note when the answer began; later calls change nothing."""
@@ -146,13 +153,16 @@ class Run:
         """
         model = candidate.model
         price = self.pricing.price(model)
+        asked = _prompt_tokens(body, model)
+        if not self.row_of.begun:
+            micros = self.pricing.cost(price, asked, 0)
+            self.row_of.begin(Checkpoint(model.provider, model.name, candidate.key, asked, micros, price.version))
         if self.ledger.binds(self.generation):
             await self.row()
             spent = self.micros()
             needed = spent + self.pricing.maximum(price, body, model) - self._reserved
             if needed > 0:
                 await self._reserve(needed, going_on=going_on)
-        asked = _prompt_tokens(body, model)
         self._covered_tokens = (
             self._affordable(price, self.micros() + self.pricing.cost(price, asked, 0)) if self._reserved else -1
         )
@@ -201,14 +211,16 @@ class Run:
             return billed[0].usage
         return usage_object(*self.tokens())
 
-    def inherit(self, candidate: Candidate, body: Mapping[str, Any], counted_out: int) -> None:
+    def inherit(
+        self, candidate: Candidate, body: Mapping[str, Any], counted_out: int, *, prompt_tokens: int | None = None
+    ) -> None:
         """Book what a process that is gone had of a provider, as far as it is known: the prompt, and the tokens that it sent on."""
         attempt = Attempt(
             len(self.attempts) + 1,
             candidate,
             self.pricing.price(candidate.model),
             self.clock.monotonic(),
-            _prompt_tokens(body, candidate.model),
+            _prompt_tokens(body, candidate.model) if prompt_tokens is None else prompt_tokens,
             counted_out=counted_out,
             begun=True,
             error_code="process_lost",
@@ -231,6 +243,7 @@ class Run:
             first_token_milliseconds=max(0, round(self._first_token_after * 1000)),
             milliseconds=round((self.clock.monotonic() - self.began) * 1000),
             finished_at=self.clock.now(),
+            retrieval=self.retrieval.value,
         )
 
     def outcome(self, settlement: Settlement) -> Outcome:
@@ -322,12 +335,8 @@ class Runs:
         `adopted`: another process began it and could not end it; its row stands.
         """
         self._caps.enter(generation, adopted=adopted)
-        row = asyncio.create_task(_nothing() if adopted else self._ledger.start(generation))
-        # Shielded: who waits for the row may be cancelled, the row is written all the same, because it will be settled.
-        written = asyncio.shield(row)
-        # An answer that fails first never looks at it; the settlement does.
-        written.add_done_callback(lambda future: future.cancelled() or future.exception())
-        run = Run(generation, self._clock, self._pricing, self._ledger, self._clock.monotonic(), written)
+        row = GenerationRow(self._ledger, generation, stands=adopted)
+        run = Run(generation, self._clock, self._pricing, self._ledger, self._clock.monotonic(), row)
         run.kept = generation.origin.kind in self._sinks
         status, code = "completed", ""
         try:
@@ -343,7 +352,7 @@ class Runs:
             raise
         finally:
             self._caps.leave(generation)
-            task = asyncio.create_task(self._settle(run, row, run.settlement(status, code)))
+            task = asyncio.create_task(self._settle(run, run.settlement(status, code)))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
             await asyncio.shield(task)
@@ -367,7 +376,7 @@ class Runs:
             origin=origin,
         )
 
-    async def _settle(self, run: Run, row: asyncio.Task[None], settlement: Settlement) -> None:
+    async def _settle(self, run: Run, settlement: Settlement) -> None:
         if self._ownership is not None and not await self._ownership.owns(run.generation):
             # A row that is closed takes no more: what the other replica still makes of it would not be booked. If that one dies as
             # well, the look for abandoned completions closes the row.
@@ -375,7 +384,9 @@ class Runs:
             return
         self._metrics.settled(settlement)
         try:
-            await row
+            # One that was never begun is written as it ended.
+            if run.row_of.begun:
+                await run.row()
         except Exception:
             # Without a row there is nothing to settle. The caller has been told, or learns of the error that came first: this one
             # must not take its place.
@@ -400,7 +411,3 @@ class Runs:
 def _prompt_tokens(body: Mapping[str, Any], model: ProviderModel) -> int:
     tokens = request_tokens(body)
     return min(tokens, model.context_tokens) if model.context_tokens > 0 else tokens
-
-
-async def _nothing() -> None:
-    """The row stands already."""

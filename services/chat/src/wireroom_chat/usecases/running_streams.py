@@ -21,6 +21,7 @@ from wireroom_chat.usecases.stream_opening import Opening, Part, StreamPolicy
 from wireroom_chat.usecases.stream_writer import StreamWriter
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal, set_current_principal
+from wireroom_common.rpc.context import ReceivedPrincipal, received_principal, set_received_principal
 
 # Above `StreamPolicy.idle`, below the second within which a provider is let go.
 _ADOPTED_GRACE = 0.8
@@ -75,9 +76,9 @@ class RunningStreams:
         return live
 
     def go_on(self, live: LiveStream, principal: Principal, produce: AsyncGenerator[Part, None]) -> None:
-        """Run an adopted stream in the name of its owner."""
-        # A context of its own: nothing of the call that led here belongs to the generation.
-        live.runner = contextvars.Context().run(self._spawn, self._revived(live, principal, produce))
+        """Run an adopted stream in the name of its owner, with whose signature it was asked for if it was: other services want one."""
+        # A context of its own: nothing else of the call that led here belongs to the generation.
+        live.runner = contextvars.Context().run(self._spawn, self._revived(live, principal, produce, received_principal()))
 
     async def follow(self, live: LiveStream, after: int) -> AsyncGenerator[Frame, None]:
         """The frames after `after`, then live until the end; whoever reads no more closes the generator."""
@@ -172,8 +173,14 @@ class RunningStreams:
         else:
             self._end(live, end)
 
-    async def _revived(self, live: LiveStream, principal: Principal, produce: AsyncGenerator[Part, None]) -> None:
-        set_current_principal(principal)
+    async def _revived(
+        self, live: LiveStream, principal: Principal, produce: AsyncGenerator[Part, None], caller: ReceivedPrincipal | None
+    ) -> None:
+        owner = (principal.tenant_id, principal.subject)
+        if caller is not None and (caller.principal.tenant_id, caller.principal.subject) == owner:
+            set_received_principal(caller)
+        else:
+            set_current_principal(principal)
         await self._run(live, produce)
 
     def _open(self, live: LiveStream, opening: Opening) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 from wireroom_chat.domain.frames import Info
 from wireroom_chat.ports.generations import Generation
+from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import Principal
 
 # What generations are made of; chunks that are there at the same moment come together.
@@ -24,11 +25,22 @@ class Opening:
     checkpoint: Mapping[str, Any]
 
 
+class StreamLostError(WireroomError):
+    """Nobody can go on with a stream."""
+
+
+def lost(
+    detail: str = "The process that wrote this answer is gone, and its rest cannot be joined on. Ask again.",
+) -> StreamLostError:
+    """The error, and what to tell the caller."""
+    return StreamLostError(ErrorKind.UNAVAILABLE, "stream_lost", detail)
+
+
 class Revive(Protocol):
     """How to go on with a generation whose process is gone; it is settled in any case."""
 
-    def __call__(self, opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
-        """What comes after `chunks`; `path` is that of the last Info. Raises where nothing can: always, unless `continuable`."""
+    def __call__(self, opening: Opening, info: Info | None, chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
+        """What comes after `chunks`; `info` is the last one that was sent. Raises where nothing can: always, unless `continuable`."""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from contextlib import aclosing
 
 import structlog
 
-from wireroom_chat.domain.frames import CANCELLED, End, Frame
+from wireroom_chat.domain.frames import CANCELLED, End, Frame, Info
 from wireroom_chat.metrics import StreamMetrics
 from wireroom_chat.ports.generations import Generation
 from wireroom_chat.ports.streams import StreamBuffer, StreamBufferError
 from wireroom_chat.usecases.buffered_streams import BufferedStreams
 from wireroom_chat.usecases.resuming import Resuming, require_owner
 from wireroom_chat.usecases.running_streams import RunningStreams
-from wireroom_chat.usecases.stream_opening import Opening, Part, Revive, StreamPolicy
+from wireroom_chat.usecases.stream_opening import Opening, Part, Revive, StreamPolicy, lost
 from wireroom_common.errors import ErrorKind, WireroomError, not_found
 from wireroom_common.principal import Principal
 
@@ -85,10 +85,14 @@ class Streams:
         """The frames of `deliver` without a grace, those together that are there at the same moment."""
         return self._running.deliver_batches(opening, produce)
 
+    def replay(self, principal: Principal, stream_id: str, tail: Sequence[Frame]) -> AsyncGenerator[Frame, None]:
+        """All frames from the first one, then live until the end; `tail`: the last ones that the caller has, as in `resume`."""
+        return self.resume(principal, stream_id, tail[-1].seq if tail else 0, tail, replay=True)
+
     async def resume(
-        self, principal: Principal, stream_id: str, after_seq: int, tail: Sequence[Frame] = ()
+        self, principal: Principal, stream_id: str, after_seq: int, tail: Sequence[Frame] = (), *, replay: bool = False
     ) -> AsyncGenerator[Frame, None]:
-        """The frames after `after_seq`, then live until the end.
+        """The frames after `after_seq`, or all of them for a `replay`, then live until the end.
 
         `tail`: the last frames up to `after_seq` as the caller got them. A process that dies has sent frames that no other one knows:
         they are taken over from here. CONFLICT `stream_diverged` when the stream went on differently, or the caller has more of it than
@@ -105,7 +109,8 @@ class Streams:
             )
         self._followers += 1
         try:
-            async with aclosing(self._resuming.frames(principal, _checked(stream_id), after_seq, tail)) as frames:
+            found = self._resuming.frames(principal, _checked(stream_id), after_seq, tail, replay=replay)
+            async with aclosing(found) as frames:
                 async for frame in frames:
                     yield frame
         finally:
@@ -164,8 +169,8 @@ class Streams:
         """Generations in this process."""
         return self._running.count()
 
-    def _go_on(self, opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
-        return self.revive(opening, path, chunks)
+    def _go_on(self, opening: Opening, info: Info | None, chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
+        return self.revive(opening, info, chunks)
 
     async def _beat(self, buffer: StreamBuffer) -> None:
         now = asyncio.get_running_loop().time()
@@ -193,11 +198,11 @@ async def _one_by_one(batches: AsyncGenerator[list[Frame], None]) -> AsyncGenera
                 yield frame
 
 
-async def _cannot_revive(opening: Opening, path: Sequence[str], chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
-    del opening, path
+async def _cannot_revive(opening: Opening, info: Info | None, chunks: Sequence[bytes]) -> AsyncGenerator[Part, None]:
+    del opening, info
     for chunk in chunks[:0]:
         yield chunk
-    raise WireroomError(ErrorKind.UNAVAILABLE, "stream_lost", "The process that wrote this answer is gone. Ask again.")
+    raise lost()
 
 
 def _permitted(principal: Principal) -> None:

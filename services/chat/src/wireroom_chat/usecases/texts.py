@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 import orjson
 
-from wireroom_chat.domain.frames import End, Info
+from wireroom_chat.domain.frames import COMPLETED, End, Frame, Info
 from wireroom_chat.domain.legacy import TextChunks, parse_text_request, text_completion
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.usecases.completing import PERMISSION, CompleteChat
+from wireroom_chat.usecases.streams import Streams
+from wireroom_common.errors import not_found
 from wireroom_common.principal import Principal
 
 _AT_A_TIME = 4
@@ -21,8 +23,9 @@ _AT_A_TIME = 4
 class CompleteText:
     """Each prompt is a completion of its own, with its own row and bill."""
 
-    def __init__(self, completing: CompleteChat) -> None:
+    def __init__(self, completing: CompleteChat, streams: Streams) -> None:
         self._completing = completing
+        self._streams = streams
 
     async def complete(self, principal: Principal, body: bytes) -> tuple[bytes, Info]:
         """The text completion object as JSON. If one prompt fails, all do."""
@@ -49,31 +52,77 @@ class CompleteText:
         info = replace(infos[-1], completion_id=infos[0].completion_id, cost_micros=sum(item.cost_micros for item in infos))
         return text_completion(request, [orjson.loads(answer) for answer, _ in done]), info
 
-    async def stream(self, principal: Principal, body: bytes) -> AsyncGenerator[Info | bytes | End, None]:
-        """`Info` first, then chunks as JSON, one prompt after the other; at last, or at the first failure, `End`."""
+    async def resume(
+        self, principal: Principal, body: bytes, stream_id: str, chunks: int, tail: Sequence[Frame]
+    ) -> AsyncGenerator[Info | bytes | End | Frame, None]:
+        """The rest of `stream` for a caller whose call broke off: who has so many chunks, and the last frames that came with them.
+
+        NOT_FOUND and CONFLICT as of `Streams.resume`; NOT_FOUND where there are several prompts.
+        """
+        principal.require(PERMISSION)
+        request = parse_text_request(body, stream=True)
+        if len(request.chats) != 1:
+            raise not_found("stream")
+        seen = 0
+        frames = self._streams.replay(principal, stream_id, tail)
+        async with aclosing(self._of_one(TextChunks(request), 0, frames)) as parts:
+            async for part in parts:
+                if isinstance(part, Frame):
+                    if not tail or part.seq > tail[-1].seq:
+                        yield part
+                elif not isinstance(part, bytes):
+                    if not isinstance(part, Info):
+                        yield part
+                else:
+                    seen += 1
+                    if seen > chunks:
+                        yield part
+
+    async def stream(self, principal: Principal, body: bytes) -> AsyncGenerator[Info | bytes | End | Frame, None]:
+        """`Info` first, then chunks as JSON, one prompt after the other; at last, or at the first failure, `End`.
+
+        Each frame that they are made of comes before them, where there is one prompt.
+        """
         principal.require(PERMISSION)
         request = parse_text_request(body, stream=True)
         chunks = TextChunks(request)
+        single = len(request.chats) == 1
         begun = False
         for position, chat in enumerate(request.chats):
-            opened = False
-            async with aclosing(self._completing.answer_stream(principal, chat, Origin(), grace=0)) as frames:
-                async for frame in frames:
-                    if isinstance(frame.part, Info):
+            frames = self._completing.answer_stream(principal, chat, Origin(), grace=0)
+            async with aclosing(self._of_one(chunks, position, frames, last=position == len(request.chats) - 1)) as parts:
+                async for part in parts:
+                    if isinstance(part, Info):
                         if not begun:
-                            yield frame.part
+                            yield part
                             begun = True
-                    elif isinstance(frame.part, End):
-                        if frame.part.status != "completed":
-                            yield frame.part
-                            return
-                    else:
-                        made = list(chunks.of(position, orjson.loads(frame.part)))
-                        if not opened:
-                            made = [*chunks.opening(position), *made]
-                            opened = True
-                        for chunk in made:
+                    elif not isinstance(part, Frame) or single:
+                        yield part
+                    if isinstance(part, End) and part.status != COMPLETED:
+                        return
+
+    async def _of_one(
+        self, chunks: TextChunks, position: int, source: AsyncGenerator[Frame, None], *, last: bool = True
+    ) -> AsyncGenerator[Info | bytes | End | Frame, None]:
+        """What a prompt's answer is given out as: its frames, and behind each of them what it makes."""
+        opened = False
+        async with aclosing(source) as frames:
+            async for frame in frames:
+                part = frame.part
+                if isinstance(part, End):
+                    if part.status == COMPLETED and last:
+                        for chunk in chunks.ending():
                             yield chunk
-        for chunk in chunks.ending():
-            yield chunk
-        yield End("completed")
+                    if part.status != COMPLETED or last:
+                        yield part
+                    return
+                yield frame
+                if isinstance(part, Info):
+                    yield part
+                    continue
+                made = list(chunks.of(position, orjson.loads(part)))
+                if not opened:
+                    made = [*chunks.opening(position), *made]
+                    opened = True
+                for chunk in made:
+                    yield chunk

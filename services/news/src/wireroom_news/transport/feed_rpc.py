@@ -14,6 +14,7 @@ from wireroom_news.storage import audit_trail, feeds
 from wireroom_news.transport import pages
 from wireroom_news.transport.messages import feed_message
 from wireroom_news.usecases.add_feed import AddFeed
+from wireroom_news.usecases.article_lists import ArticleLists
 from wireroom_news.usecases.refresh import Refresh
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
@@ -25,8 +26,9 @@ READ = "news:read"
 class FeedServicer(news_pb2_grpc.FeedServiceServicer):
     """Reading needs `news:read`, changing `feeds:manage`."""
 
-    def __init__(self, database: Database, add_feed: AddFeed, refresh: Refresh, clock: Clock) -> None:
+    def __init__(self, database: Database, add_feed: AddFeed, refresh: Refresh, clock: Clock, lists: ArticleLists) -> None:
         self._database = database
+        self._lists = lists
         self._add_feed = add_feed
         self._refresh = refresh
         self._clock = clock
@@ -70,6 +72,7 @@ class FeedServicer(news_pb2_grpc.FeedServiceServicer):
             await audit_trail.record(
                 connection, "feed.removed", tenant_id=tenant_id, subject=str(feed_id), actor=principal.subject
             )
+        await self._lists.changed_here(tenant_id)
         return news_pb2.RemoveFeedResponse()
 
     async def RefreshFeed(self, request: news_pb2.RefreshFeedRequest, context: Any) -> news_pb2.RefreshFeedResponse:  # noqa: ARG002, N802 - as generated

@@ -14,6 +14,7 @@ from wireroom_news.storage.articles import ArticleFilter
 from wireroom_news.transport import pages
 from wireroom_news.transport.feed_rpc import READ
 from wireroom_news.transport.messages import article_message
+from wireroom_news.usecases.article_lists import ArticleLists
 from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
 
 MAX_QUERY = 200
@@ -22,16 +23,16 @@ MAX_QUERY = 200
 class NewsServicer(news_pb2_grpc.NewsServiceServicer):
     """Reading needs `news:read`; other services read single articles of the tenant they act in."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, lists: ArticleLists) -> None:
         self._database = database
+        self._lists = lists
 
     async def ListArticles(self, request: news_pb2.ListArticlesRequest, context: Any) -> news_pb2.ListArticlesResponse:  # noqa: ARG002, N802 - as generated
         principal = current_principal()
         principal.require(READ)
         tenant_id, size = principal.tenant(), pages.page_size(request.page_size)
         wanted = _filter(request)
-        async with self._database.tenant(tenant_id) as connection:
-            found = await articles.page(connection, tenant_id, wanted, size + 1)
+        found = await self._lists.page(tenant_id, wanted, size + 1)
         last = found[size - 1] if len(found) > size else None
         token = pages.encode(last.published_at.isoformat(), str(last.article_id)) if last else ""
         return news_pb2.ListArticlesResponse(

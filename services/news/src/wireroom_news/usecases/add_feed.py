@@ -18,6 +18,7 @@ from wireroom_news.fetching.failures import FeedError
 from wireroom_news.settings import NewsSettings
 from wireroom_news.storage import audit_trail, feeds
 from wireroom_news.storage.feeds import FeedRow, FetchRecord
+from wireroom_news.usecases.article_lists import ArticleLists
 from wireroom_news.usecases.ingest import ingest
 from wireroom_news.usecases.read_feed import FeedReader, Reading
 from wireroom_protos.events.v1 import events_pb2
@@ -36,8 +37,9 @@ class Added:
 class AddFeed:
     """Idempotent per tenant and URL. A feed that cannot be read is refused and leaves nothing behind."""
 
-    def __init__(self, database: Database, reader: FeedReader, clock: Clock, settings: NewsSettings) -> None:
+    def __init__(self, database: Database, reader: FeedReader, clock: Clock, settings: NewsSettings, lists: ArticleLists) -> None:
         self._database = database
+        self._lists = lists
         self._reader = reader
         self._clock = clock
         self._settings = settings
@@ -120,9 +122,11 @@ class AddFeed:
                 bytes=fetch.size,
                 new_articles=result.new,
                 changed_articles=result.changed,
+                merged_articles=result.merged,
             )
             await emit(connection, fetched, tenant_id=tenant_id, subject=str(feed.id))
             stored = await feeds.find(connection, tenant_id, feed_id=feed.id)
+        await self._lists.changed_here(tenant_id)
         return Added(stored or replace(feed, articles=result.new), result.new)
 
     def _interval(self, seconds: int) -> int:

@@ -16,6 +16,7 @@ from wireroom_news.fetching.failures import FeedError
 from wireroom_news.settings import NewsSettings
 from wireroom_news.storage import feeds
 from wireroom_news.storage.feeds import FeedRow, FetchRecord
+from wireroom_news.usecases.article_lists import ArticleLists
 from wireroom_news.usecases.ingest import Ingested, ingest
 from wireroom_news.usecases.read_feed import FeedReader, Reading
 from wireroom_protos.events.v1 import events_pb2
@@ -34,8 +35,9 @@ class FetchOutcome:
 class FetchFeed:
     """A fetch that dies half-way leaves nothing but its lease, which runs out."""
 
-    def __init__(self, database: Database, reader: FeedReader, clock: Clock, settings: NewsSettings) -> None:
+    def __init__(self, database: Database, reader: FeedReader, clock: Clock, settings: NewsSettings, lists: ArticleLists) -> None:
         self._database = database
+        self._lists = lists
         self._reader = reader
         self._clock = clock
         self._settings = settings
@@ -89,7 +91,9 @@ class FetchFeed:
                 result.changed,
                 not_modified=reading.fetched.not_modified,
             )
-            await self._record(connection, feed, fetch)
+            await self._record(connection, feed, fetch, result.merged)
+        if result.new or result.changed or result.merged:
+            await self._lists.changed_here(feed.tenant_id)
         return FetchOutcome(True, result.new, result.changed, reading.fetched.not_modified)
 
     async def _store_failure(self, feed: FeedRow, error: FeedError, milliseconds: int) -> FetchOutcome:
@@ -119,7 +123,7 @@ class FetchFeed:
             await self._record(connection, feed, FetchRecord(now, error.status, error.code, milliseconds, 0))
         return FetchOutcome(stored=True)
 
-    async def _record(self, connection: AsyncConnection, feed: FeedRow, fetch: FetchRecord) -> None:
+    async def _record(self, connection: AsyncConnection, feed: FeedRow, fetch: FetchRecord, merged: int = 0) -> None:
         await feeds.record(connection, feed.tenant_id, feed.id, fetch, keep=self._settings.fetches_kept)
         event = events_pb2.NewsFeedFetched(
             feed_id=str(feed.id),
@@ -129,6 +133,7 @@ class FetchFeed:
             new_articles=fetch.new_articles,
             changed_articles=fetch.changed_articles,
             not_modified=fetch.not_modified,
+            merged_articles=merged,
         )
         await self._emit(connection, feed, event)
 

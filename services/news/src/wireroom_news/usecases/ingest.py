@@ -21,10 +21,11 @@ from wireroom_protos.events.v1 import events_pb2
 
 @dataclass(frozen=True)
 class Ingested:
-    """Articles that were new, and that changed."""
+    """Articles that were new, that changed, and that turned out to be another one."""
 
     new: int = 0
     changed: int = 0
+    merged: int = 0
 
 
 async def ingest(
@@ -38,7 +39,8 @@ async def ingest(
     known = await _Known.load(connection, tenant_id, feed_id, document)
     new: list[ArticleVersion] = []
     changed: list[tuple[int, ArticleVersion]] = []
-    for survivor, item in await _joined(connection, tenant_id, known, document.items):
+    joined, merged = await _joined(connection, tenant_id, known, document.items)
+    for survivor, item in joined:
         if survivor is None:
             version = _version(
                 item, article_id=new_id(), number=1, feed_id=feed_id, published_at=fetched_at, fetched_at=fetched_at
@@ -61,7 +63,7 @@ async def ingest(
     await articles.update(connection, tenant_id, [version for _, version in changed], keep=versions_kept)
     await articles.put_keys(connection, tenant_id, known.changes())
     await _announce(connection, tenant_id, new, changed)
-    return Ingested(len(new), len(changed))
+    return Ingested(len(new), len(changed), merged)
 
 
 class _Known:
@@ -109,8 +111,11 @@ class _Known:
 
 async def _joined(
     connection: AsyncConnection, tenant_id: UUID, known: _Known, items: Iterable[Identified]
-) -> list[tuple[ArticleHead | None, Identified]]:
-    """Each item with the stored article it is. Items that lead to the same one become one; articles that one item joins are merged."""
+) -> tuple[list[tuple[ArticleHead | None, Identified]], int]:
+    """Each item with the stored article it is, and how many articles went up in others.
+
+    Items that lead to the same article become one; articles that one item joins are merged.
+    """
     fresh: list[Identified] = []
     groups: list[tuple[set[UUID], list[Identified]]] = []
     for item in items:
@@ -124,12 +129,14 @@ async def _joined(
             (targets.union(*(group[0] for group in touching)), [item, *(member for group in touching for member in group[1])])
         )
     result: list[tuple[ArticleHead | None, Identified]] = [(None, item) for item in fresh]
+    merged = 0
     for targets, members in groups:
         survivor = min((known.heads[target] for target in targets), key=lambda head: (head.feed_id, head.id))
         if len(targets) > 1:
             await articles.merge(connection, tenant_id, targets - {survivor.id}, survivor.id)
+            merged += len(targets) - 1
         result.append((survivor, merge(members)))
-    return result
+    return result, merged
 
 
 async def _announce(

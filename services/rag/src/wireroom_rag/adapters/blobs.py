@@ -1,50 +1,177 @@
-"""Blob storage through obstore; today a folder, by the same interface S3, GCS or Azure."""
+"""Blob storage through obstore: a folder, or a bucket of an S3-compatible server."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.store import LocalStore, ObjectStore
+import zstandard
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, S3Store
 
 from wireroom_common.clock import Clock
+from wireroom_common.errors import ErrorKind, OperatorError, WireroomError
+from wireroom_rag.ports.documents import COMPRESSED
 
+if TYPE_CHECKING:
+    from obstore.store import S3Config
+
+# Text shrinks to a third at this level, faster than it comes over the network.
+_LEVEL = 3
 _PART = 1 << 20
+# S3 takes no smaller parts but the last.
+_S3_PART = 5 << 20
 _LISTED = 500
+# How obstore calls a file in a folder while it is written.
+_UNFINISHED = re.compile(r"#\d+$")
+
+
+@dataclass(frozen=True)
+class BucketAccess:
+    """How to reach a bucket. Without keys: those of the environment or the machine."""
+
+    endpoint: str = ""
+    region: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+    timeout: float = 30.0
 
 
 class ObjectBlobs:
-    """Implements `BlobStore`."""
+    """Implements `BlobStore`. UNAVAILABLE `storage_unavailable` when the store does not answer or refuses."""
 
-    def __init__(self, store: ObjectStore, clock: Clock) -> None:
+    def __init__(self, store: ObjectStore, clock: Clock, *, part: int = _PART, folder: Path | None = None) -> None:
         self._store = store
         self._clock = clock
+        self._part = part
+        self._folder = folder
 
     @classmethod
     def in_folder(cls, folder: Path, clock: Clock) -> ObjectBlobs:
         """A store in a folder of the file system; blobs appear whole or not at all."""
-        return cls(LocalStore(folder, mkdir=True), clock)
+        return cls(LocalStore(folder, mkdir=True), clock, folder=folder)
+
+    @classmethod
+    def at(cls, url: str, default: Path, clock: Clock, access: BucketAccess) -> ObjectBlobs:
+        """The store that `url` names: `s3://bucket/prefix`, `file:///folder`, or empty for the folder `default`."""
+        parts = urlsplit(url)
+        if not url:
+            return cls.in_folder(default, clock)
+        if parts.scheme == "file" and parts.path:
+            return cls.in_folder(Path(unquote(parts.path)), clock)
+        if parts.scheme == "s3" and parts.netloc:
+            return cls(_bucket(url, access), clock, part=_S3_PART)
+        raise OperatorError(f"WIREROOM_RAG_BLOBS is '{url}', but must be empty, file:///folder or s3://bucket/prefix.")
 
     async def write(self, key: str, data: AsyncIterator[bytes]) -> None:
-        # Leaving the block by an exception abandons the staged parts.
-        async with obstore.open_writer_async(self._store, key, buffer_size=_PART) as writer:
-            async for block in data:
-                await writer.write(block)
+        with _translated():
+            # Leaving the block by an exception abandons the staged parts.
+            async with obstore.open_writer_async(self._store, key, buffer_size=self._part) as writer:
+                async for block in _compressed(data) if key.endswith(COMPRESSED) else data:
+                    await writer.write(block)
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
-        found = await obstore.get_async(self._store, key)
-        async for block in found.stream(min_chunk_size=_PART):
-            yield bytes(block)
+        unpack = zstandard.ZstdDecompressor().decompressobj() if key.endswith(COMPRESSED) else None
+        with _translated():
+            found = await obstore.get_async(self._store, key)
+            async for block in found.stream(min_chunk_size=_PART):
+                data = bytes(block) if unpack is None else await asyncio.to_thread(unpack.decompress, bytes(block))
+                if data:
+                    yield data
+
+    def open(self, key: str) -> BinaryIO:
+        if self._folder is not None:
+            return (self._folder / key).open("rb")
+        # Without a name in the file system: nothing is left of it, however this process ends.
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        try:
+            with _translated():
+                for block in obstore.get(self._store, key).stream(min_chunk_size=_PART):
+                    file.write(block)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return cast("BinaryIO", file)
+
+    async def move(self, key: str, to: str) -> None:
+        with _translated():
+            await obstore.rename_async(self._store, key, to)
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), _translated():
                 await obstore.delete_async(self._store, key)
 
     async def older_than(self, age: timedelta) -> AsyncIterator[list[str]]:
         before = self._clock.now() - age
-        async for listed in obstore.list(self._store, chunk_size=_LISTED):
-            yield [entry["path"] for entry in listed if entry["last_modified"] < before]
+        with _translated():
+            async for listed in obstore.list(self._store, chunk_size=_LISTED):
+                yield [entry["path"] for entry in listed if entry["last_modified"] < before]
+
+    async def remove_unfinished(self, age: timedelta) -> int:
+        """Delete what uploads that were cut off left in a folder; how many there were. A bucket needs a life-cycle rule for that."""
+        if self._folder is None:
+            return 0
+        return await asyncio.to_thread(_remove_unfinished, self._folder, self._clock.now() - age)
+
+
+def _bucket(url: str, access: BucketAccess) -> S3Store:
+    timeout = timedelta(seconds=access.timeout)
+    config: S3Config = {}
+    if access.endpoint:
+        config["endpoint"] = access.endpoint
+    if access.region:
+        config["region"] = access.region
+    if access.access_key:
+        config["access_key_id"], config["secret_access_key"] = access.access_key, access.secret_key
+    return S3Store.from_url(
+        url,
+        config=config,
+        client_options={"allow_http": access.endpoint.startswith("http://"), "timeout": timeout, "connect_timeout": timeout / 3},
+        retry_config={"max_retries": 2, "retry_timeout": timeout},
+    )
+
+
+async def _compressed(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    pack = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
+    async for block in data:
+        if packed := await asyncio.to_thread(pack.compress, block):
+            yield packed
+    yield pack.flush()
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except BaseError as error:
+        raise _away() from error
+
+
+def _away() -> WireroomError:
+    return WireroomError(
+        ErrorKind.UNAVAILABLE, "storage_unavailable", "The storage of files does not answer; try again shortly.", retry_after=5
+    )
+
+
+def _remove_unfinished(folder: Path, before: datetime) -> int:
+    count = 0
+    for path in folder.rglob("*#*"):
+        if _UNFINISHED.search(path.name):
+            with contextlib.suppress(FileNotFoundError):
+                if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
+                    path.unlink()
+                    count += 1
+    return count

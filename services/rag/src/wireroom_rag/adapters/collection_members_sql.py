@@ -14,10 +14,15 @@ from wireroom_common.db import Database
 from wireroom_common.errors import not_found
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
-from wireroom_rag.adapters.collections_sql import cut, page_clause, stored, visible_owner
+from wireroom_rag.adapters.collection_locks import lock_for_members, visible_owner
+from wireroom_rag.adapters.collections_sql import cut, page_clause, stored
+from wireroom_rag.adapters.connections import as_worker, scoped, state_readers
 from wireroom_rag.adapters.documents_sql import DOCUMENT_COLUMNS, document_of
-from wireroom_rag.domain.collection import IdPage, Member, Note, require_change
+from wireroom_rag.adapters.membership_sql import fill
+from wireroom_rag.adapters.readers_sql import reread_for
+from wireroom_rag.domain.collection import IdPage, Member, Note
 from wireroom_rag.domain.document import State
+from wireroom_rag.domain.quota import Quotas
 from wireroom_rag.domain.scope import Scope
 
 _MEMBERS = f"""
@@ -32,33 +37,29 @@ _MEMBERS = f"""
 class MemberStore:
     """Implements the port."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quotas: Quotas | None = None) -> None:
         self._database = database
+        self._quotas = quotas or Quotas()
 
     async def add(self, scope: Scope, collection_id: UUID, document_id: UUID, attributes: dict[str, Note]) -> Member:
         """The member, new or with its attributes replaced."""
-        async with self._database.tenant(scope.tenant_id) as connection:
-            require_change(scope, await visible_owner(connection, scope, collection_id, "FOR KEY SHARE"))
-            keys = _keys(scope, collection_id, document_id)
-            added = await connection.execute(
-                text(
-                    "INSERT INTO collection_documents (tenant_id, collection_id, document_id, attributes)"
-                    " SELECT :tenant_id, :collection_id, d.id, CAST(:attributes AS jsonb) FROM documents d"
-                    "  WHERE d.tenant_id = :tenant_id AND d.id = :document_id AND d.kind = 'document' FOR KEY SHARE"
-                    " ON CONFLICT (tenant_id, collection_id, document_id) DO UPDATE SET attributes = excluded.attributes"
-                ),
-                {**keys, "attributes": stored(attributes)},
-            )
-            if not added.rowcount:
-                raise not_found("document")
+        async with scoped(self._database, scope) as connection:
+            await lock_for_members(connection, scope, collection_id)
+            await fill(connection, scope, collection_id, [document_id], quotas=self._quotas, attributes=stored(attributes))
+            await state_readers(connection, scope)
             event = events_pb2.RagCollectionDocumentAdded(collection_id=str(collection_id), document_id=str(document_id))
             await emit(connection, event, tenant_id=scope.tenant_id, subject=str(collection_id), actor=str(scope.user_id))
             return await self._found(connection, scope, collection_id, document_id)
 
     async def remove(self, scope: Scope, collection_id: UUID, document_id: UUID) -> None:
         """The document stays."""
-        async with self._database.tenant(scope.tenant_id) as connection:
-            require_change(scope, await visible_owner(connection, scope, collection_id, "FOR KEY SHARE"))
+        async with scoped(self._database, scope) as connection:
+            await lock_for_members(connection, scope, collection_id)
+            await as_worker(connection)
+            await connection.execute(
+                text("SELECT 1 FROM documents WHERE tenant_id = :tenant_id AND id = :document_id FOR NO KEY UPDATE"),
+                _keys(scope, collection_id, document_id),
+            )
             removed = await connection.execute(
                 text(
                     "DELETE FROM collection_documents"
@@ -68,12 +69,13 @@ class MemberStore:
             )
             if not removed.rowcount:
                 raise not_found("document")
+            await reread_for(connection, scope.tenant_id, collection_id, [document_id])
             event = events_pb2.RagCollectionDocumentRemoved(collection_id=str(collection_id), document_id=str(document_id))
             await emit(connection, event, tenant_id=scope.tenant_id, subject=str(collection_id), actor=str(scope.user_id))
 
     async def get(self, scope: Scope, collection_id: UUID, document_id: UUID) -> Member:
         """The member."""
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             await visible_owner(connection, scope, collection_id)
             return await self._found(connection, scope, collection_id, document_id)
 
@@ -89,7 +91,7 @@ class MemberStore:
         if document_ids:
             statement += " AND m.document_id = ANY(CAST(:ids AS uuid[]))"
             values["ids"] = list(document_ids)
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             await visible_owner(connection, scope, collection_id)
             rows = (
                 await connection.execute(

@@ -16,6 +16,10 @@ from wireroom_common.ids import new_id
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters import audit_trail
+from wireroom_rag.adapters.collection_locks import VISIBLE, lock_for_change, viewer, visible_owner
+from wireroom_rag.adapters.connections import scoped, state_readers
+from wireroom_rag.adapters.membership_sql import fill
+from wireroom_rag.adapters.readers_sql import lock_members, reread_for
 from wireroom_rag.domain.collection import (
     Collection,
     CollectionChange,
@@ -25,14 +29,13 @@ from wireroom_rag.domain.collection import (
     Visibility,
     require_change,
 )
+from wireroom_rag.domain.quota import Quotas
 from wireroom_rag.domain.scope import Scope
 
 T = TypeVar("T")
-# The one place that says who sees a collection.
-_VISIBLE = "c.tenant_id = :tenant_id AND (c.owner_id = :user_id OR c.visibility = 'tenant' OR :manages)"
 _COLLECTIONS = """
     SELECT c.id, c.owner_id, c.name, c.description, c.visibility, CAST(c.metadata AS text) AS metadata, c.created_at, c.updated_at,
-           members.*
+           COALESCE(c.expires_days, 0) AS expires_days, c.last_active_at, members.*
       FROM (SELECT c.* FROM collections c WHERE {condition}) c
      CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE v.state NOT IN ('indexed', 'rejected', 'failed')) AS pending,
@@ -46,11 +49,6 @@ _COLLECTIONS = """
          WHERE m.tenant_id = c.tenant_id AND m.collection_id = c.id
      ) members
 """
-
-
-def viewer(scope: Scope) -> dict[str, Any]:
-    """The parameters of `_VISIBLE`."""
-    return {"tenant_id": scope.tenant_id, "user_id": scope.user_id, "manages": scope.manages_collections}
 
 
 def stored(value: Mapping[str, Note]) -> str:
@@ -73,34 +71,22 @@ def cut(rows: Sequence[T], page: IdPage) -> tuple[Sequence[T], bool]:
     return (kept[::-1] if page.before is not None else kept), len(rows) > page.size
 
 
-async def visible_owner(connection: AsyncConnection, scope: Scope, collection_id: UUID, lock: str = "") -> UUID:
-    """The collection's owner, its row locked as said; NOT_FOUND for what the caller does not see."""
-    found = (
-        await connection.execute(
-            text(f"SELECT c.owner_id FROM collections c WHERE {_VISIBLE} AND c.id = :id {lock}"),  # noqa: S608 - constants
-            {**viewer(scope), "id": collection_id},
-        )
-    ).scalar_one_or_none()
-    if found is None:
-        raise not_found("collection")
-    owner_id: UUID = found
-    return owner_id
-
-
 class CollectionStore:
     """Implements the port."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quotas: Quotas | None = None) -> None:
         self._database = database
+        self._quotas = quotas or Quotas()
 
     async def create(self, scope: Scope, new: NewCollection, document_ids: Sequence[UUID]) -> Collection:
         """A collection of the caller, with its first members."""
         collection_id = new_id()
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             await connection.execute(
                 text(
-                    "INSERT INTO collections (tenant_id, id, owner_id, name, description, visibility, metadata)"
-                    " VALUES (:tenant_id, :id, :owner_id, :name, :description, :visibility, CAST(:metadata AS jsonb))"
+                    "INSERT INTO collections (tenant_id, id, owner_id, name, description, visibility, metadata, expires_days)"
+                    " VALUES (:tenant_id, :id, :owner_id, :name, :description, :visibility, CAST(:metadata AS jsonb),"
+                    " NULLIF(CAST(:expires_days AS integer), 0))"
                 ),
                 {
                     "tenant_id": scope.tenant_id,
@@ -110,10 +96,12 @@ class CollectionStore:
                     "description": new.description,
                     "visibility": new.visibility.value,
                     "metadata": stored(new.metadata),
+                    "expires_days": new.expires_days,
                 },
             )
             if document_ids:
-                await _fill(connection, scope.tenant_id, collection_id, document_ids)
+                await fill(connection, scope, collection_id, sorted(set(document_ids)), quotas=self._quotas)
+                await state_readers(connection, scope)
             event = events_pb2.RagCollectionCreated(
                 collection_id=str(collection_id), owner_id=str(scope.user_id), visibility=new.visibility.value
             )
@@ -122,7 +110,7 @@ class CollectionStore:
 
     async def get(self, scope: Scope, collection_id: UUID) -> Collection:
         """The collection."""
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             return await self._found(connection, scope, collection_id)
 
     async def list(self, scope: Scope, page: IdPage) -> tuple[Sequence[Collection], bool]:
@@ -130,21 +118,25 @@ class CollectionStore:
         clause, values = page_clause(page, "c.id")
         # Counted for the page alone, and put into order again after that.
         order = "ASC" if page.ascending != (page.before is not None) else "DESC"
-        statement = f"{_COLLECTIONS.format(condition=_VISIBLE + clause)} ORDER BY c.id {order}"
-        async with self._database.tenant(scope.tenant_id) as connection:
+        statement = f"{_COLLECTIONS.format(condition=VISIBLE + clause)} ORDER BY c.id {order}"
+        async with scoped(self._database, scope) as connection:
             rows = (await connection.execute(text(statement), {**viewer(scope), **values})).all()
         return cut([_collection(row) for row in rows], page)
 
     async def update(self, scope: Scope, collection_id: UUID, change: CollectionChange) -> Collection:
         """The changed collection."""
-        async with self._database.tenant(scope.tenant_id) as connection:
-            require_change(scope, await visible_owner(connection, scope, collection_id, "FOR NO KEY UPDATE"))
+        async with scoped(self._database, scope) as connection:
+            await lock_for_change(connection, scope, collection_id)
             before = await self._found(connection, scope, collection_id)
+            rereads = change.visibility is not None and change.visibility is not before.visibility
+            members = await lock_members(connection, scope.tenant_id, collection_id) if rereads else []
             await connection.execute(
                 text(
                     "UPDATE collections SET name = COALESCE(:name, name), description = COALESCE(:description, description),"
                     " visibility = COALESCE(:visibility, visibility), metadata = COALESCE(CAST(:metadata AS jsonb), metadata),"
-                    " updated_at = now() WHERE tenant_id = :tenant_id AND id = :id"
+                    " expires_days = NULLIF(COALESCE(CAST(:expires_days AS integer), expires_days), 0),"
+                    " acl_version = acl_version + :rereads, updated_at = now(), last_active_at = now()"
+                    " WHERE tenant_id = :tenant_id AND id = :id"
                 ),
                 {
                     "tenant_id": scope.tenant_id,
@@ -153,8 +145,12 @@ class CollectionStore:
                     "description": change.description,
                     "visibility": change.visibility.value if change.visibility else None,
                     "metadata": stored(change.metadata) if change.metadata is not None else None,
+                    "rereads": int(rereads),
+                    "expires_days": change.expires_days,
                 },
             )
+            await reread_for(connection, scope.tenant_id, collection_id, members)
+            await state_readers(connection, scope)
             after = await self._found(connection, scope, collection_id)
             event = events_pb2.RagCollectionUpdated(collection_id=str(collection_id), visibility=after.visibility.value)
             await _tell(
@@ -170,22 +166,33 @@ class CollectionStore:
 
     async def delete(self, scope: Scope, collection_id: UUID) -> None:
         """Its documents stay."""
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             require_change(scope, await visible_owner(connection, scope, collection_id, "FOR UPDATE"))
+            members = await lock_members(connection, scope.tenant_id, collection_id)
             await connection.execute(
                 text("DELETE FROM collections WHERE tenant_id = :tenant_id AND id = :id"),
                 {"tenant_id": scope.tenant_id, "id": collection_id},
             )
+            await reread_for(connection, scope.tenant_id, collection_id, members)
             event = events_pb2.RagCollectionDeleted(collection_id=str(collection_id))
             await _tell(connection, scope, collection_id, event, "collection.deleted")
 
     async def resolve(self, scope: Scope, names: Sequence[str]) -> tuple[UUID, ...]:
         """The collections with these ids or names; one's own goes before another's. CONFLICT for a name that several have."""
-        async with self._database.tenant(scope.tenant_id) as connection:
-            return tuple(dict.fromkeys([await _resolved(connection, scope, name) for name in names]))
+        async with scoped(self._database, scope) as connection:
+            found = tuple(dict.fromkeys([await _resolved(connection, scope, name) for name in names]))
+            # To the hour: a search is not to write each time.
+            await connection.execute(
+                text(
+                    "UPDATE collections SET last_active_at = now() WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS uuid[]))"
+                    " AND expires_days IS NOT NULL AND last_active_at < now() - interval '1 hour'"
+                ),
+                {"tenant_id": scope.tenant_id, "ids": list(found)},
+            )
+            return found
 
     async def _found(self, connection: AsyncConnection, scope: Scope, collection_id: UUID) -> Collection:
-        statement = _COLLECTIONS.format(condition=f"{_VISIBLE} AND c.id = :id")
+        statement = _COLLECTIONS.format(condition=f"{VISIBLE} AND c.id = :id")
         row = (await connection.execute(text(statement), {**viewer(scope), "id": collection_id})).one_or_none()
         if row is None:
             raise not_found("collection")
@@ -204,11 +211,11 @@ async def _resolved(connection: AsyncConnection, scope: Scope, given: str) -> UU
     rows = (
         await connection.execute(
             text(
-                f"SELECT c.id, c.owner_id FROM collections c WHERE {_VISIBLE}"  # noqa: S608 - a constant of this file
+                f"SELECT c.id, c.owner_id FROM collections c WHERE {VISIBLE}"  # noqa: S608 - a constant of this file
                 " AND (c.id = CAST(:id AS uuid) OR c.name = CAST(:name AS text))"
                 " ORDER BY (c.owner_id = :user_id) DESC, c.id LIMIT 2"
             ),
-            {**viewer(scope), **wanted},
+            {**viewer(scope), "user_id": scope.user_id, **wanted},
         )
     ).all()
     if not rows:
@@ -221,28 +228,6 @@ async def _resolved(connection: AsyncConnection, scope: Scope, given: str) -> UU
         )
     found: UUID = rows[0].id
     return found
-
-
-async def _fill(connection: AsyncConnection, tenant_id: UUID, collection_id: UUID, document_ids: Sequence[UUID]) -> None:
-    wanted = sorted(set(document_ids))
-    found = (
-        await connection.execute(
-            text(
-                "SELECT id FROM documents WHERE tenant_id = :tenant_id AND kind = 'document' AND id = ANY(CAST(:ids AS uuid[]))"
-                " ORDER BY id FOR KEY SHARE"
-            ),
-            {"tenant_id": tenant_id, "ids": wanted},
-        )
-    ).scalars()
-    if len(list(found)) != len(wanted):
-        raise not_found("document")
-    await connection.execute(
-        text(
-            "INSERT INTO collection_documents (tenant_id, collection_id, document_id)"
-            " SELECT :tenant_id, :collection_id, id FROM unnest(CAST(:ids AS uuid[])) AS new (id)"
-        ),
-        {"tenant_id": tenant_id, "collection_id": collection_id, "ids": wanted},
-    )
 
 
 async def _tell(connection: AsyncConnection, scope: Scope, collection_id: UUID, event: Any, action: str, **details: str) -> None:
@@ -266,4 +251,6 @@ def _collection(row: Row[Any]) -> Collection:
         rejected=row.rejected,
         failed=row.failed,
         size=row.size,
+        expires_days=row.expires_days,
+        last_active_at=row.last_active_at,
     )

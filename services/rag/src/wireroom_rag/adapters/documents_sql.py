@@ -13,18 +13,22 @@ from wireroom_common.db import Database
 from wireroom_common.ids import new_id
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
-from wireroom_rag.adapters import audit_trail
-from wireroom_rag.adapters.index_sql import remove_chunks
-from wireroom_rag.domain.document import Document, State, StoredFile
+from wireroom_rag.adapters.access_sql import change_access
+from wireroom_rag.adapters.collection_locks import lock_for_members
+from wireroom_rag.adapters.connections import scoped
+from wireroom_rag.adapters.membership_sql import fill, require_room_for, require_room_in
+from wireroom_rag.domain.access import Access
+from wireroom_rag.domain.document import Document, Placement, State, StoredFile
+from wireroom_rag.domain.quota import Quotas
 from wireroom_rag.domain.scope import Scope, SourceKind
 
 # Of `documents d` and its newest `document_versions v`.
 DOCUMENT_COLUMNS = """d.id, d.owner_id, d.name, v.version, v.media_type, v.size, v.sha256, v.state, v.reason_code, v.reason, v.pages,
-           v.chunks, d.created_at, v.updated_at"""
+           v.chunks, d.created_at, v.updated_at, d.access"""
 _FROM = """
       FROM documents d
       JOIN document_versions v ON v.tenant_id = d.tenant_id AND v.document_id = d.id AND v.version = d.latest_version
-     WHERE d.tenant_id = :tenant_id AND d.kind = 'document'
+     WHERE d.tenant_id = :tenant_id AND d.kind = 'document' AND d.deleted_at IS NULL
 """
 _DOCUMENT = f"SELECT {DOCUMENT_COLUMNS} {_FROM}"
 
@@ -46,61 +50,86 @@ def document_of(row: Row[Any]) -> Document:
         chunks=row.chunks,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        access=Access(row.access),
     )
 
 
 class DocumentStore:
     """Implements the ports `DocumentStore` and `BlobReferences`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, access: Access = Access.TENANT, quotas: Quotas | None = None) -> None:
         self._database = database
+        self._access = access
+        self._quotas = quotas or Quotas()
 
-    async def register(self, scope: Scope, file: StoredFile) -> tuple[Document, bool]:
+    async def register(self, scope: Scope, file: StoredFile, placement: Placement | None = None) -> tuple[Document, bool]:
         """The document of an uploaded file, and whether its blob is used.
 
         One owner's file names are unique: the same bytes again are the same version (processed again if that had failed), other bytes
-        are the next version.
+        are the next version. CONFLICT, and nothing kept, when there is no room for it.
         """
-        async with self._database.tenant(scope.tenant_id) as connection:
+        placement = placement or Placement()
+        async with scoped(self._database, scope) as connection:
+            if placement.collection_id is not None:
+                await lock_for_members(connection, scope, placement.collection_id)
             names = {"tenant_id": scope.tenant_id, "owner_id": scope.user_id, "name": file.name}
             await connection.execute(
                 text(
-                    "INSERT INTO documents (tenant_id, id, kind, owner_id, name, latest_version)"
-                    " VALUES (:tenant_id, :id, 'document', :owner_id, :name, 1)"
-                    " ON CONFLICT (tenant_id, owner_id, name) WHERE kind = 'document' DO NOTHING"
+                    "INSERT INTO documents (tenant_id, id, kind, owner_id, name, latest_version, access)"
+                    " VALUES (:tenant_id, :id, 'document', :owner_id, :name, 1, :access)"
+                    " ON CONFLICT (tenant_id, owner_id, name) WHERE kind = 'document' AND deleted_at IS NULL DO NOTHING"
                 ),
-                {**names, "id": new_id()},
+                {**names, "id": new_id(), "access": self._access_of(placement).value},
             )
             document_id = (
                 await connection.execute(
                     text(
                         "SELECT id FROM documents WHERE tenant_id = :tenant_id AND owner_id = :owner_id AND name = :name"
-                        " AND kind = 'document' FOR UPDATE"
+                        " AND kind = 'document' AND deleted_at IS NULL FOR UPDATE"
                     ),
                     names,
                 )
             ).scalar_one()
             current = await self._find(connection, scope.tenant_id, document_id)
+            await self._place(connection, scope, document_id, placement, current)
             if current is not None and current.sha256 == file.sha256:
                 if current.state is State.FAILED:
                     await self._process_again(connection, scope.tenant_id, current)
                     current = await self._find(connection, scope.tenant_id, document_id)
                 return _existing(current), False
             await self._add_version(connection, scope, document_id, current.version + 1 if current else 1, file)
+            await require_room_for(connection, scope, self._quotas)
+            if placement.collection_id is not None:
+                await require_room_in(connection, scope.tenant_id, placement.collection_id, self._quotas)
             return _existing(await self._find(connection, scope.tenant_id, document_id)), True
+
+    def _access_of(self, placement: Placement) -> Access:
+        if placement.access is not None:
+            return placement.access
+        return Access.COLLECTIONS if placement.collection_id is not None else self._access
+
+    async def _place(
+        self, connection: AsyncConnection, scope: Scope, document_id: UUID, placement: Placement, current: Document | None
+    ) -> None:
+        """What the upload says of who reads it. The caller owns the document."""
+        changed = current is not None and placement.access not in {None, current.access}
+        if changed and placement.access is not None:
+            await change_access(connection, scope, document_id, placement.access)
+        if placement.collection_id is not None:
+            await fill(connection, scope, placement.collection_id, [document_id], quotas=self._quotas)
 
     async def get(self, scope: Scope, document_id: UUID) -> Document | None:
         """The document with its newest version."""
         if SourceKind.DOCUMENT not in scope.kinds:
             return None
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             return await self._find(connection, scope.tenant_id, document_id)
 
     async def content(self, scope: Scope, document_id: UUID) -> tuple[Document, str] | None:
         """The document and the key of its newest version's blob."""
         if SourceKind.DOCUMENT not in scope.kinds:
             return None
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             row = (
                 await connection.execute(
                     text(f"SELECT {DOCUMENT_COLUMNS}, v.blob_key {_FROM} AND d.id = :id"),
@@ -113,7 +142,7 @@ class DocumentStore:
         """At most `limit` documents behind that one, newest first, or oldest first if `ascending`."""
         if SourceKind.DOCUMENT not in scope.kinds:
             return []
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             rows = await connection.execute(
                 text(
                     f"{_DOCUMENT} AND (CAST(:behind AS uuid) IS NULL OR d.id {'>' if ascending else '<'} :behind)"
@@ -122,37 +151,6 @@ class DocumentStore:
                 {"tenant_id": scope.tenant_id, "behind": behind, "limit": limit},
             )
             return [document_of(row) for row in rows]
-
-    async def delete(self, scope: Scope, document_id: UUID) -> Sequence[str]:
-        """Delete everything but the blobs, whose keys are returned; the event leaves with it."""
-        async with self._database.tenant(scope.tenant_id) as connection:
-            keys = {"tenant_id": scope.tenant_id, "id": document_id}
-            await connection.execute(text("SELECT 1 FROM documents WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE"), keys)
-            blobs = await connection.execute(
-                text(
-                    "SELECT blob_key FROM document_versions WHERE tenant_id = :tenant_id AND document_id = :id AND blob_key IS NOT NULL"
-                ),
-                keys,
-            )
-            blob_keys = list(blobs.scalars())
-            await remove_chunks(connection, scope.tenant_id, [document_id])
-            deleted = await connection.execute(text("DELETE FROM documents WHERE tenant_id = :tenant_id AND id = :id"), keys)
-            if deleted.rowcount:
-                await emit(
-                    connection,
-                    events_pb2.RagDocumentDeleted(document_id=str(document_id)),
-                    tenant_id=scope.tenant_id,
-                    subject=str(document_id),
-                    actor=str(scope.user_id),
-                )
-                await audit_trail.record(
-                    connection,
-                    "document.deleted",
-                    tenant_id=scope.tenant_id,
-                    subject=str(document_id),
-                    actor=str(scope.user_id),
-                )
-            return blob_keys
 
     async def referenced_blobs(self, keys: Sequence[str]) -> set[str]:
         """Which of the blobs belong to a version of any tenant."""

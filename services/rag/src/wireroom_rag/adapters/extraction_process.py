@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +19,9 @@ from wireroom_rag.ports.processing import ExtractionCrashedError
 
 # Only what Python itself needs: a parser of hostile files must hold no secret.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
+_WORKER = (sys.executable, "-P", "-m", "wireroom_rag.extraction.worker")
+# How a process ends that broke at a file, not one that was ended: at the next try it would break again.
+_BROKEN = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE})
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class ExtractionLimits:
 class ExtractionProcess:
     """Implements `Extractor`; one file at a time."""
 
-    def __init__(self, limits: ExtractionLimits) -> None:
+    def __init__(self, limits: ExtractionLimits, *, command: Sequence[str] = _WORKER) -> None:
         self._limits = limits
+        self._command = tuple(command)
         self._process: Process | None = None
         self._one_at_a_time = asyncio.Lock()
         self._idle: asyncio.Task[None] | None = None
@@ -63,6 +68,10 @@ class ExtractionProcess:
                 code = await process.wait()
                 if code == -signal.SIGXCPU:
                     raise RejectedError("document_too_complex", "Reading the document takes longer than is allowed.") from None
+                if code in _BROKEN:
+                    raise RejectedError(
+                        "document_unreadable", "Reading the document broke the reader: it is damaged, or made to do so."
+                    ) from None
                 msg = f"The extraction process ended with {code}."
                 raise ExtractionCrashedError(msg) from None
             finally:
@@ -106,7 +115,7 @@ class ExtractionProcess:
     async def _start(self) -> Process:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "wireroom_rag.extraction.worker", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
+            *self._command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, start_new_session=True
         )
         return self._process
 
@@ -114,8 +123,9 @@ class ExtractionProcess:
         process, self._process = self._process, None
         if process is None:
             return
-        if process.returncode is None:
-            process.kill()
+        # Its session is its own: what it may have started ends with it, also when it has ended itself. SIGKILL cannot be ignored.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         if process.stdin is not None:
             process.stdin.close()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import text
 
 from wireroom_common.db import Database
+from wireroom_rag.adapters.connections import scoped
 from wireroom_rag.domain.passage import CitedText, Span
 from wireroom_rag.domain.scope import Scope, SourceKind
 
@@ -19,7 +20,7 @@ class TextReader:
 
     async def span(self, scope: Scope, span: Span, *, context: int) -> CitedText | None:
         """The span with up to `context` code points on each side; None if there is none in the scope."""
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             row = (
                 await connection.execute(
                     text(
@@ -51,7 +52,7 @@ class TextReader:
         """The text of each span, in order; None where there is none in the scope."""
         if not spans:
             return []
-        async with self._database.tenant(scope.tenant_id) as connection:
+        async with scoped(self._database, scope) as connection:
             # The spans travel, not the texts, which may have millions of characters. `|| ''` unpacks each text once, not once per span.
             rows = await connection.execute(
                 text(

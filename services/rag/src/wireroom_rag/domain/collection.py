@@ -13,6 +13,7 @@ from uuid import UUID
 
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
 from wireroom_rag.domain.document import Document
+from wireroom_rag.domain.quota import MAX_DAYS
 from wireroom_rag.domain.scope import Scope
 
 MAX_NAME = 256
@@ -45,6 +46,7 @@ class NewCollection:
     description: str = ""
     visibility: Visibility = Visibility.PRIVATE
     metadata: Mapping[str, Note] = field(default_factory=dict)
+    expires_days: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class CollectionChange:
     description: str | None = None
     visibility: Visibility | None = None
     metadata: Mapping[str, Note] | None = None
+    # 0: it does not expire.
+    expires_days: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Collection:
     rejected: int
     failed: int
     size: int
+    expires_days: int
+    last_active_at: datetime
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Members:
-    """Which documents a query is limited to: those of any of the collections with all of the attributes."""
+    """Which documents a query is limited to: those of any of the collections with all of the attributes that pass the filter.
+
+    `passing`: an SQL/JSON path predicate over the attributes (`member_filter`); empty for all.
+    """
 
     collection_ids: tuple[UUID, ...]
     attributes: Mapping[str, Note]
+    passing: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,13 @@ def require_change(scope: Scope, owner_id: UUID) -> None:
 def checked_name(name: str) -> str:
     """Without surrounding space; empty is allowed, as names need not be unique."""
     return _text(name.strip(), "name", MAX_NAME)
+
+
+def checked_expiry(days: int) -> int:
+    """Days without use after which a collection goes; 0 for never."""
+    if not 0 <= days <= MAX_DAYS:
+        raise invalid("expires_days_out_of_range", f"A collection expires after 1 to {MAX_DAYS} days.", field="expires_days")
+    return days
 
 
 def checked_description(description: str) -> str:

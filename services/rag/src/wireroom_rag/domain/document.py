@@ -8,13 +8,18 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from wireroom_rag.domain.access import Access
 from wireroom_rag.domain.scope import SourceKind
 
 
 class State(StrEnum):
-    """`received → extracted → chunked → embedded → indexed`, or out of it to `rejected` (the content) or `failed` (the processing)."""
+    """`received → extracted → chunked → embedded → indexed`, or out of it to `rejected` (the content) or `failed` (the processing).
+
+    `scanned` comes after `received` where there is a virus scanner.
+    """
 
     RECEIVED = "received"
+    SCANNED = "scanned"
     EXTRACTED = "extracted"
     CHUNKED = "chunked"
     EMBEDDED = "embedded"
@@ -23,7 +28,14 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-PENDING = (State.RECEIVED, State.EXTRACTED, State.CHUNKED, State.EMBEDDED)
+PENDING = (State.RECEIVED, State.SCANNED, State.EXTRACTED, State.CHUNKED, State.EMBEDDED)
+
+
+MALWARE_FOUND = "malware_found"
+# Of a file: what is larger must not hold up what is not.
+SMALL_BYTES = 1_000_000
+# Files under these keys are never given out.
+QUARANTINE = "quarantine/"
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,42 @@ class Document:
     chunks: int
     created_at: datetime
     updated_at: datetime
+    access: Access
+
+
+@dataclass(frozen=True)
+class DocumentVersion:
+    """One kept version; retrieval finds the one that is `served`."""
+
+    version: int
+    media_type: str
+    size: int
+    sha256: str
+    state: State
+    reason_code: str
+    reason: str
+    pages: int
+    chunks: int
+    created_at: datetime
+    served: bool
+
+
+@dataclass(frozen=True)
+class OldVersion:
+    """A version that is kept no longer."""
+
+    tenant_id: UUID
+    document_id: UUID
+    version: int
+    blob_key: str | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who is to read an uploaded document, and the collection that it goes into. No access: the default, or for a version as it was."""
+
+    access: Access | None = None
+    collection_id: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +156,14 @@ class RejectedError(Exception):
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
+
+
+class MalwareFoundError(RejectedError):
+    """The virus scanner knows the content. `signature` is the scanner's name for it."""
+
+    def __init__(self, signature: str) -> None:
+        super().__init__(MALWARE_FOUND, f"The file holds malware ({signature}). It is kept in quarantine and not given out.")
+        self.signature = signature
 
 
 class LeaseLostError(Exception):

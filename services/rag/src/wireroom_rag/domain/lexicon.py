@@ -10,6 +10,9 @@ import Stemmer  # type: ignore[import-not-found]  # an extension module without 
 
 K1 = 1.2
 B = 0.75
+# Fields as in BM25F (Robertson, Zaragoza, Taylor 2004): a word of the title counts twice, and titles are much of a length.
+TITLE_WEIGHT = 2.0
+TITLE_B = 0.5
 
 _WORD = re.compile(r"\w+")
 # Longer "words" are data, not language, and would only swell the index.

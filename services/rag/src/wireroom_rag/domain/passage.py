@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -24,8 +24,11 @@ class IndexEntry:
 
     job: Job
     chunks: Sequence[Chunk]
-    vectors: Vectors
+    # One row per chunk, by the number of the generation.
+    vectors: Mapping[int, Vectors]
     terms: Sequence[Counter[str]]
+    # Of each chunk's title and headings.
+    title_terms: Sequence[Counter[str]]
     # For texts that were not stored by an earlier stage: the text itself, its title and address.
     found: ExtractedText | None = None
     title: str | None = None
@@ -33,8 +36,20 @@ class IndexEntry:
 
 
 @dataclass(frozen=True)
+class BuiltText:
+    """A served version, made ready for one more generation."""
+
+    document_id: UUID
+    version: int
+    chunks: Sequence[Chunk]
+    vectors: Vectors
+    terms: Sequence[Counter[str]]
+    title_terms: Sequence[Counter[str]]
+
+
+@dataclass(frozen=True)
 class FoundPassage:
-    """One passage with the scores of each stage."""
+    """One passage with the scores and ranks (from 1; 0 where it was not found) of each stage."""
 
     id: int
     document_id: UUID
@@ -50,6 +65,28 @@ class FoundPassage:
     score: float
     dense_score: float
     lexical_score: float
+    dense_rank: int = 0
+    lexical_rank: int = 0
+    # BM25 by field: "title" and "body".
+    field_scores: Mapping[str, float] = field(default_factory=dict)
+    # Reciprocal ranks, before anything else was done.
+    fused_score: float = 0.0
+    # What being news of late added.
+    recency_score: float = 0.0
+    rerank_score: float = 0.0
+    # What was taken off for likeness to better passages.
+    mmr_penalty: float = 0.0
+    # Only where it was asked for.
+    vector: Vectors | None = None
+
+
+@dataclass(frozen=True)
+class Widened:
+    """A passage with its neighbours: `text` is what stands at `start` to `end`."""
+
+    start: int
+    end: int
+    text: str
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from wireroom_rag.domain.access import readers_of
+
 
 class SourceKind(StrEnum):
     """Where a text comes from."""
@@ -16,10 +18,19 @@ class SourceKind(StrEnum):
 
 @dataclass(frozen=True)
 class Scope:
-    """What a caller may see: one tenant, and in it only `kinds`. No kinds means nothing."""
+    """What a caller may see: one tenant, in it only `kinds`, and of the documents those that are readable by the user or its roles.
+
+    No kinds means nothing.
+    """
 
     tenant_id: UUID
     user_id: UUID
     kinds: frozenset[SourceKind]
-    # Sees and changes the collections of everybody in the tenant.
+    # Sees and changes the documents and collections of everybody in the tenant.
     manages_collections: bool = False
+    roles: frozenset[str] = frozenset()
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The tokens by which the caller may read."""
+        return readers_of(self.user_id, self.roles, manages=self.manages_collections)

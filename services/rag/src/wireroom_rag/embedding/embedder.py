@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_rag.domain.passage import Vectors
 from wireroom_rag.embedding.files import DIMENSIONS, MAX_TOKENS, ModelFiles
+from wireroom_rag.embedding.processes import PassageProcesses
 
 # Texts of one turn in the queue: at most half a second of work, after which other callers' texts have theirs.
 BATCH = 16
@@ -123,10 +124,14 @@ def _return_memory() -> None:
 
 
 class Embedder:
-    """Embeds queries and passages. Queries have a thread of their own, so that they never wait behind an ingest."""
+    """Embeds queries and passages. Queries have a thread of their own, so that they never wait behind an ingest.
 
-    def __init__(self, files: ModelFiles) -> None:
+    `processes` embed the passages; 0 for a second thread of this process instead.
+    """
+
+    def __init__(self, files: ModelFiles, *, processes: int = 0) -> None:
         self._files = files
+        self._processes = PassageProcesses(files, processes) if processes else None
         self._model: Model | None = None
         self._lanes: tuple[_Lane, _Lane] | None = None
 
@@ -145,6 +150,8 @@ class Embedder:
                 await asyncio.to_thread(lane.stop)
         self._lanes = None
         self._model = None
+        if self._processes is not None:
+            await self._processes.stop()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -157,6 +164,8 @@ class Embedder:
     async def passages(self, texts: Sequence[str]) -> Vectors:
         """Vectors of any number of texts, each of at most 256 tokens."""
         lane = self._lane(1)
+        if self._processes is not None:
+            return await self._processes.embed(texts)
         vectors = np.empty((len(texts), DIMENSIONS), dtype=np.float32)
         for first in range(0, len(texts), BATCH):
             vectors[first : first + BATCH] = await lane.embed(texts[first : first + BATCH])

@@ -5,6 +5,7 @@ It holds no secret, needs no network and no files, and binds itself to CPU and m
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -13,13 +14,12 @@ import sys
 from typing import BinaryIO, cast
 
 from wireroom_rag.domain.document import ExtractedText, RejectedError
-from wireroom_rag.extraction.formats import decode_text, docx_text, html_text, markdown_text
-from wireroom_rag.extraction.media_types import DOCX, HTML, MARKDOWN, PDF, TEXT
-from wireroom_rag.extraction.pdf import pdf_pages
 from wireroom_rag.extraction.protocol import MAX_HEADER, PREFIX, Reply, Request, encode_header
+from wireroom_rag.extraction.readers import read_pages
 from wireroom_rag.extraction.text import stored_text
 
-_READERS = {TEXT: decode_text, MARKDOWN: markdown_text, HTML: html_text, DOCX: docx_text}
+# From <linux/prctl.h>.
+_PR_SET_PDEATHSIG = 1
 
 
 class CpuLimitError(Exception):
@@ -28,10 +28,8 @@ class CpuLimitError(Exception):
 
 def extract(data: bytes, request: Request) -> ExtractedText:
     """The text of a file; RejectedError when it cannot be had."""
-    media_type = request["media_type"]
-    if media_type == PDF:
-        return stored_text(pdf_pages(data, request["max_pages"]), paged=True, max_characters=request["max_characters"])
-    return stored_text([_READERS[media_type](data)], paged=False, max_characters=request["max_characters"])
+    pages, paged = read_pages(request["media_type"], data, request["max_pages"])
+    return stored_text(pages, paged=paged, max_characters=request["max_characters"])
 
 
 def _limit(request: Request) -> None:
@@ -87,13 +85,26 @@ def _on_cpu_limit(_signal: int, _frame: object) -> None:
     raise CpuLimitError
 
 
+def _end_with_parent() -> None:
+    """Whoever asked may be killed in the middle of a file: nobody would end a parser that hangs."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            sys.exit(1)
+
+
 def main() -> None:
     """Serve stdin until it ends."""
     # Parsers that print must not break the protocol.
     target = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     os.nice(10)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Reading a file needs no other files.
+    sys.dont_write_bytecode = True
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(limit, (0, 0))
+    _end_with_parent()
     signal.signal(signal.SIGXCPU, _on_cpu_limit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _serve(sys.stdin.buffer, target)

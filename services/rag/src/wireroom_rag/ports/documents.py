@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from uuid import UUID
 
-from wireroom_rag.domain.document import Document, StoredFile
+from wireroom_rag.domain.document import Document, Placement, StoredFile
 from wireroom_rag.domain.scope import Scope
+
+# Blobs whose keys end so are compressed where they are kept; `write` and `read` do not show it.
+COMPRESSED = ".zst"
 
 
 class BlobStore(Protocol):
@@ -20,6 +23,12 @@ class BlobStore(Protocol):
     def read(self, key: str) -> AsyncIterator[bytes]:
         """The blob in pieces; FileNotFoundError when there is none."""
 
+    def open(self, key: str) -> BinaryIO:
+        """The blob as a seekable file, to be closed. Blocking. Not for compressed blobs; FileNotFoundError for none."""
+
+    async def move(self, key: str, to: str) -> None:
+        """Rename a blob; FileNotFoundError when there is none."""
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove blobs; unknown keys are fine."""
 
@@ -30,11 +39,11 @@ class BlobStore(Protocol):
 class DocumentStore(Protocol):
     """The documents of the caller's scope."""
 
-    async def register(self, scope: Scope, file: StoredFile) -> tuple[Document, bool]:
+    async def register(self, scope: Scope, file: StoredFile, placement: Placement | None = None) -> tuple[Document, bool]:
         """The document of an uploaded file, and whether its blob is used.
 
         One owner's file names are unique: the same bytes again are the same version (processed again if that had failed), other bytes
-        are the next version.
+        are the next version. CONFLICT, and nothing kept, when there is no room for it.
         """
 
     async def get(self, scope: Scope, document_id: UUID) -> Document | None:
@@ -45,9 +54,6 @@ class DocumentStore(Protocol):
 
     async def list(self, scope: Scope, *, limit: int, behind: UUID | None, ascending: bool = False) -> Sequence[Document]:
         """At most `limit` documents behind that one, newest first, or oldest first if `ascending`."""
-
-    async def delete(self, scope: Scope, document_id: UUID) -> Sequence[str]:
-        """Delete everything but the blobs, whose keys are returned; the event leaves with it."""
 
 
 class BlobReferences(Protocol):

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from wireroom_rag.domain.document import ExtractedText, Job
+from wireroom_rag.domain.document import ExtractedText, Job, MalwareFoundError
 from wireroom_rag.domain.passage import Vectors
 from wireroom_rag.domain.scope import SourceKind
 
@@ -22,6 +22,13 @@ class Extractor(Protocol):
 
     async def extract(self, media_type: str, size: int, data: AsyncIterator[bytes]) -> ExtractedText:
         """RejectedError when the file is at fault, ExtractionCrashedError when the process died."""
+
+
+class Scanner(Protocol):
+    """A virus scanner."""
+
+    async def scan(self, data: AsyncIterator[bytes]) -> str:
+        """The name of the malware in a file; empty for none. RejectedError for one that it does not take, UNAVAILABLE when it is away."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +49,39 @@ class ArticleSource(Protocol):
 
 
 class Embeddings(Protocol):
-    """The embedding model."""
+    """One embedding model."""
 
     async def passages(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors [len(texts), 384]; every text fits the model."""
+        """Unit vectors [len(texts), dimension]; every text fits the model. WireroomError UNAVAILABLE when it does not answer."""
 
     async def query(self, windows: Sequence[str]) -> Vectors:
-        """One unit vector [384]."""
+        """One unit vector. WireroomError UNAVAILABLE or DEADLINE when the model does not answer."""
 
 
 class JobQueue(Protocol):
     """Leases: `claim` over all tenants, then kept or given back."""
 
-    async def claim(self, kind: SourceKind, limit: int) -> Sequence[Job]:
-        """Lease up to `limit` due jobs of any tenant, oldest first, under one token; jobs of workers that fell silent are among them."""
+    async def claim(self, kind: SourceKind, limit: int, *, max_size: int | None = None) -> Sequence[Job]:
+        """Lease up to `limit` due jobs under one token: those of the tenants with the fewest in work first, of these the oldest.
 
-    async def renew(self, lease_token: UUID) -> None:
-        """Extend the leases taken with this token."""
+        Jobs of workers that fell silent are among them. `max_size`: only files up to that many bytes.
+        """
+
+    async def renew(self, lease_token: UUID) -> bool:
+        """Extend the leases taken with this token; False when none is held any more."""
 
     async def release(self, lease_token: UUID) -> None:
         """Give back what is held with this token, at once and uncounted."""
+
+
+class OverdueJobs(Protocol):
+    """Jobs that have stood in one state for too long."""
+
+    async def claim_overdue(self, waiting_seconds: float, stage_seconds: float, limit: int) -> Sequence[Job]:
+        """Take over up to `limit` of them, from whoever works on them; `waiting_seconds` is for `received` and `scanned`."""
+
+    async def fail(self, job: Job, code: str, reason: str) -> None:
+        """Processing gave up; LeaseLostError when another worker has the job by now."""
 
 
 class JobStates(Protocol):
@@ -69,6 +89,12 @@ class JobStates(Protocol):
 
     async def text_of(self, job: Job) -> ExtractedText | None:
         """The text that an earlier stage stored; None before that stage."""
+
+    async def scanned(self, job: Job) -> None:
+        """`received → scanned`."""
+
+    async def quarantine(self, job: Job, malware: MalwareFoundError) -> str:
+        """`rejected`, and the file is known by a key in quarantine from now on, which is returned; moving it is left to the caller."""
 
     async def extracted(self, job: Job, found: ExtractedText) -> None:
         """`received → extracted`, with the text."""

@@ -18,6 +18,7 @@ from wireroom_rag.domain.collection import (
     NewCollection,
     Visibility,
     checked_description,
+    checked_expiry,
     checked_name,
     notes,
 )
@@ -57,6 +58,7 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
             checked_description(request.description),
             _visibility(request.visibility) or Visibility.PRIVATE,
             notes(request.metadata, "metadata", texts_only=True),
+            checked_expiry(request.expires_days),
         )
         made = await self._collections.create(scope, new, [parse_id(given, "document") for given in request.document_ids])
         return collections_pb2.CreateCollectionResponse(collection=_message(made))
@@ -88,6 +90,7 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
             checked_description(request.description) if request.HasField("description") else None,
             _visibility(request.visibility),
             notes(request.metadata, "metadata", texts_only=True) if request.HasField("metadata") else None,
+            checked_expiry(request.expires_days) if request.HasField("expires_days") else None,
         )
         changed = await self._collections.update(scope, _id(request.id), change)
         return collections_pb2.UpdateCollectionResponse(collection=_message(changed))
@@ -180,7 +183,9 @@ def _message(collection: Collection) -> collections_pb2.Collection:
         documents_rejected=collection.rejected,
         documents_failed=collection.failed,
         size=collection.size,
+        expires_days=collection.expires_days,
     )
+    message.last_active_at.FromDatetime(collection.last_active_at)
     message.created_at.FromDatetime(collection.created_at)
     message.updated_at.FromDatetime(collection.updated_at)
     return message

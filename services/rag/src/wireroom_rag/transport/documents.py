@@ -12,7 +12,8 @@ from wireroom_common.errors import invalid, not_found
 from wireroom_common.ids import parse_id
 from wireroom_common.principal import current_principal
 from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
-from wireroom_rag.domain.document import Document, State
+from wireroom_rag.domain.access import Access
+from wireroom_rag.domain.document import Document, Placement, State
 from wireroom_rag.ports.documents import DocumentStore
 from wireroom_rag.transport.scopes import MANAGE_ALL, READ_DOCUMENTS, WRITE_DOCUMENTS, document_scope
 from wireroom_rag.usecases.content import ReadContent
@@ -24,6 +25,7 @@ _MAX_PAGE = 200
 _PIECE = 256 * 1024
 STATES = {
     State.RECEIVED: rag_pb2.DOCUMENT_STATE_RECEIVED,
+    State.SCANNED: rag_pb2.DOCUMENT_STATE_SCANNED,
     State.EXTRACTED: rag_pb2.DOCUMENT_STATE_EXTRACTED,
     State.CHUNKED: rag_pb2.DOCUMENT_STATE_CHUNKED,
     State.EMBEDDED: rag_pb2.DOCUMENT_STATE_EMBEDDED,
@@ -31,6 +33,13 @@ STATES = {
     State.REJECTED: rag_pb2.DOCUMENT_STATE_REJECTED,
     State.FAILED: rag_pb2.DOCUMENT_STATE_FAILED,
 }
+
+ACCESSES = {
+    Access.TENANT: rag_pb2.DOCUMENT_ACCESS_TENANT,
+    Access.PRIVATE: rag_pb2.DOCUMENT_ACCESS_PRIVATE,
+    Access.COLLECTIONS: rag_pb2.DOCUMENT_ACCESS_COLLECTIONS,
+}
+_FROM_ACCESSES = {value: access for access, value in ACCESSES.items()}
 
 
 class DocumentServicer(rag_pb2_grpc.DocumentServiceServicer):
@@ -61,7 +70,7 @@ class DocumentServicer(rag_pb2_grpc.DocumentServiceServicer):
         first = await anext(requests, None)
         if first is None or first.WhichOneof("part") != "head":
             raise invalid("upload_head_missing", "The first message of an upload must name the file.", field="filename")
-        document = await self._upload(scope, first.head.filename, _data(requests))
+        document = await self._upload(scope, first.head.filename, _data(requests), _placement(first.head))
         self._wake()
         return rag_pb2.UploadDocumentResponse(document=document_message(document))
 
@@ -122,6 +131,17 @@ def _position(token: str) -> UUID:
         raise invalid("page_token_malformed", "The page token is not one that this list has given.", field="page_token") from None
 
 
+def access_of(value: rag_pb2.DocumentAccess.ValueType) -> Access | None:
+    """None for unspecified; INVALID for what is none."""
+    if value and value not in _FROM_ACCESSES:
+        raise invalid("access_unknown", "A document's access is 'tenant', 'private' or 'collections'.", field="access")
+    return _FROM_ACCESSES.get(value)
+
+
+def _placement(head: rag_pb2.UploadHead) -> Placement:
+    return Placement(access_of(head.access), parse_id(head.collection_id, "collection") if head.collection_id else None)
+
+
 def document_message(document: Document) -> rag_pb2.Document:
     """As it goes over the wire."""
     message = rag_pb2.Document(
@@ -137,6 +157,7 @@ def document_message(document: Document) -> rag_pb2.Document:
         pages=document.pages,
         chunks=document.chunks,
         owner_id=str(document.owner_id),
+        access=ACCESSES[document.access],
     )
     message.created_at.FromDatetime(document.created_at)
     message.updated_at.FromDatetime(document.updated_at)

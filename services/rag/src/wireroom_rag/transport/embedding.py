@@ -25,7 +25,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         principal = current_principal()
         if not principal.permissions.intersection(_PERMISSIONS):
             principal.require(_PERMISSIONS[0])
-        found = await self._embed(request.texts)
+        found = await self._embed(principal.tenant(), request.texts)
         return embedding_pb2.EmbedTextsResponse(
             vectors=[embedding_pb2.TextVector(values=vector.astype("<f4").tobytes(), tokens=tokens) for vector, tokens in found],
             model=MODEL,

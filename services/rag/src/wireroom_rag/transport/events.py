@@ -13,6 +13,7 @@ from wireroom_common.bus import Envelope, Subscription, event_type
 from wireroom_common.db import Database
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters.articles_sql import ArticleVersion, receive_article, remove_feed
+from wireroom_rag.adapters.connections import as_worker
 
 CONSUMER = "rag.articles"
 
@@ -37,6 +38,7 @@ class ArticleEvents:
         if envelope.tenant_id is None:
             msg = f"The event {envelope.id} ({envelope.type}) has no tenant."
             raise ValueError(msg)
+        await as_worker(connection)
         if envelope.type == _INGESTED:
             ingested = envelope.payload(events_pb2.NewsArticleIngested)
             await self._receive(connection, _article(envelope.tenant_id, ingested, ingested.version))

@@ -9,6 +9,7 @@ from uuid import UUID
 from wireroom_common.errors import invalid
 from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
 from wireroom_rag.domain.collection import notes
+from wireroom_rag.domain.member_filter import member_filter
 from wireroom_rag.domain.passage import FoundPassage
 from wireroom_rag.domain.scope import SourceKind
 from wireroom_rag.transport.scopes import readable_scope, scope_of_kinds
@@ -28,7 +29,7 @@ class RetrievalServicer(rag_pb2_grpc.RetrievalServiceServicer):
 
     async def Retrieve(self, request: rag_pb2.RetrieveRequest, context: Any) -> rag_pb2.RetrieveResponse:  # noqa: N802, ARG002 - the rpc's signature
         scope = scope_of_kinds(request.kinds, collections=bool(request.collection_ids))
-        if request.member_attributes and not request.collection_ids:
+        if (request.member_attributes or request.member_filter) and not request.collection_ids:
             raise invalid(
                 "collections_missing", "Attributes are those of members of a collection: name it.", field="collection_ids"
             )
@@ -36,15 +37,20 @@ class RetrievalServicer(rag_pb2_grpc.RetrievalServiceServicer):
             since = request.since.ToDatetime(tzinfo=UTC) if request.HasField("since") else None
         except (ValueError, OverflowError):
             raise invalid("since_out_of_range", "`since` is not a date of the years 1 to 9999.", field="since") from None
-        passages = await self._retrieve(
+        found = await self._retrieve(
             scope,
             request.query,
             top_k=request.top_k,
             since=since,
             collections=request.collection_ids,
             attributes=notes(request.member_attributes, "attributes"),
+            passing=member_filter(request.member_filter),
+            neighbours=request.neighbours,
+            diversity=request.diversity,
         )
-        return rag_pb2.RetrieveResponse(passages=[_passage(passage) for passage in passages])
+        return rag_pb2.RetrieveResponse(
+            passages=[_passage(passage, explain=request.explain) for passage in found.passages], degraded=found.degraded
+        )
 
     async def VerifyCitations(  # noqa: N802 - the rpc's signature
         self,
@@ -52,9 +58,14 @@ class RetrievalServicer(rag_pb2_grpc.RetrievalServiceServicer):
         context: Any,  # noqa: ARG002 - the rpc's signature
     ) -> rag_pb2.VerifyCitationsResponse:
         spans = [ClaimedSpan(_uuid(span.document_id), span.version, span.start, span.end, span.quote) for span in request.spans]
-        ids = await self._verify(readable_scope(), spans)
+        verified = await self._verify(readable_scope(), spans)
         return rag_pb2.VerifyCitationsResponse(
-            citations=[rag_pb2.VerifiedCitation(verified=found is not None, citation_id=found or "") for found in ids]
+            citations=[
+                rag_pb2.VerifiedCitation(verified=True, citation_id=found.id, sha256=found.sha256)
+                if found is not None
+                else rag_pb2.VerifiedCitation()
+                for found in verified
+            ]
         )
 
     async def ResolveCitation(  # noqa: N802 - the rpc's signature
@@ -88,7 +99,7 @@ def _uuid(text: str) -> UUID | None:
         return None
 
 
-def _passage(found: FoundPassage) -> rag_pb2.Passage:
+def _passage(found: FoundPassage, *, explain: bool) -> rag_pb2.Passage:
     passage = rag_pb2.Passage(
         id=str(found.id),
         document_id=str(found.document_id),
@@ -106,4 +117,18 @@ def _passage(found: FoundPassage) -> rag_pb2.Passage:
     )
     if found.published_at is not None:
         passage.published_at.FromDatetime(found.published_at)
+    if explain:
+        passage.explanation.CopyFrom(
+            rag_pb2.Explanation(
+                dense_rank=found.dense_rank,
+                lexical_rank=found.lexical_rank,
+                dense_score=found.dense_score,
+                lexical_score=found.lexical_score,
+                fused_score=found.fused_score,
+                rerank_score=found.rerank_score,
+                mmr_penalty=found.mmr_penalty,
+                field_scores=found.field_scores,
+                recency_score=found.recency_score,
+            )
+        )
     return passage

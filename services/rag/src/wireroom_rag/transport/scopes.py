@@ -21,7 +21,7 @@ _KINDS = {rag_pb2.SOURCE_KIND_DOCUMENT: SourceKind.DOCUMENT, rag_pb2.SOURCE_KIND
 
 
 def _scope(principal: Principal, kinds: frozenset[SourceKind]) -> Scope:
-    return Scope(principal.tenant(), principal.user_id(), kinds, MANAGE_ALL in principal.permissions)
+    return Scope(principal.tenant(), principal.user_id(), kinds, MANAGE_ALL in principal.permissions, principal.roles)
 
 
 def document_scope(permission: str) -> Scope:

@@ -42,13 +42,21 @@ class ResolvedCitation:
     sha256: str
 
 
+@dataclass(frozen=True)
+class VerifiedCitation:
+    """A citation's id, and the SHA-256 of what stands in its span (UTF-8, hexadecimal)."""
+
+    id: str
+    sha256: str
+
+
 class VerifyCitations:
-    """Answers, for each claim in order, with the citation's id, or None if the quote does not stand there."""
+    """Answers, for each claim in order, with the citation, or None if the quote does not stand there."""
 
     def __init__(self, texts: StoredTexts) -> None:
         self._texts = texts
 
-    async def __call__(self, scope: Scope, spans: Sequence[ClaimedSpan]) -> list[str | None]:
+    async def __call__(self, scope: Scope, spans: Sequence[ClaimedSpan]) -> list[VerifiedCitation | None]:
         if len(spans) > MAX_SPANS:
             raise invalid("too_many_spans", f"At most {MAX_SPANS} spans are checked at once.", field="spans")
         claims = [_well_formed(span) for span in spans]
@@ -91,7 +99,8 @@ def _well_formed(claimed: ClaimedSpan) -> Span | None:
     return Span(claimed.document_id, claimed.version, claimed.start, claimed.end)
 
 
-def _verified(span: Span, quote: str, found: str | None) -> str | None:
+def _verified(span: Span, quote: str, found: str | None) -> VerifiedCitation | None:
     if found is None or not quote_stands_in(quote, found):
         return None
-    return Citation.of(span.document_id, span.version, span.start, span.end, found).encode()
+    citation = Citation.of(span.document_id, span.version, span.start, span.end, found)
+    return VerifiedCitation(citation.encode(), hashlib.sha256(found.encode("utf-8")).hexdigest())

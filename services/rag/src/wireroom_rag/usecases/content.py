@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from uuid import UUID
 
 from wireroom_common.errors import ErrorKind, WireroomError, not_found
-from wireroom_rag.domain.document import Document
+from wireroom_rag.domain.document import QUARANTINE, Document
 from wireroom_rag.domain.scope import Scope
 from wireroom_rag.ports.documents import BlobStore, DocumentStore
 
@@ -24,6 +24,10 @@ class ReadContent:
         if found is None:
             raise not_found("document")
         document, key = found
+        if key.startswith(QUARANTINE):
+            raise WireroomError(
+                ErrorKind.CONFLICT, "document_quarantined", "The file holds malware: it is kept in quarantine and not given out."
+            )
         return document, self._pieces(key)
 
     async def _pieces(self, key: str) -> AsyncIterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,13 +13,15 @@ import structlog
 
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_rag.chunking import Chunker
-from wireroom_rag.domain.document import Chunk, ExtractedText, Job, LeaseLostError, RejectedError
+from wireroom_rag.domain.document import Chunk, ExtractedText, Job, LeaseLostError, MalwareFoundError, RejectedError, State
+from wireroom_rag.domain.headings import title_terms
 from wireroom_rag.domain.lexicon import Lexicon
-from wireroom_rag.domain.passage import IndexEntry
+from wireroom_rag.domain.passage import IndexEntry, Vectors
 from wireroom_rag.extraction.text import stored_text
 from wireroom_rag.ports.documents import BlobStore
+from wireroom_rag.ports.generations import TenantVectors
 from wireroom_rag.ports.index import IndexWriter
-from wireroom_rag.ports.processing import ArticleSource, ArticleText, Embeddings, Extractor, JobStates
+from wireroom_rag.ports.processing import ArticleSource, ArticleText, Extractor, JobStates, Scanner
 
 MAX_ATTEMPTS = 5
 # A job whose surroundings stay broken for this long is given up.
@@ -45,6 +47,7 @@ class _Cut:
     found: ExtractedText
     chunks: list[Chunk]
     terms: list[Counter[str]]
+    title_terms: list[Counter[str]]
 
 
 class Processor:
@@ -59,17 +62,19 @@ class Processor:
         extractor: Extractor,
         articles: ArticleSource,
         forget_articles: ForgetArticles,
-        embeddings: Embeddings,
+        vectors: TenantVectors,
         chunker: Callable[[], Chunker],
         max_characters: int,
+        scanner: Scanner | None = None,
     ) -> None:
         self._jobs = jobs
+        self._scanner = scanner
         self._index = index
         self._blobs = blobs
         self._extractor = extractor
         self._articles = articles
         self._forget_articles = forget_articles
-        self._embeddings = embeddings
+        self._vectors = vectors
         self._chunker = chunker
         self._max_characters = max_characters
 
@@ -93,6 +98,8 @@ class Processor:
     async def _document(self, job: Job) -> None:
         found = await self._jobs.text_of(job)
         if found is None:
+            if self._scanner is not None and job.state is State.RECEIVED:
+                await self._scan(job, self._scanner)
             found = await self._extract(job)
             await self._jobs.extracted(job, found)
         chunker = self._chunker()
@@ -103,15 +110,19 @@ class Processor:
             chunks += cut[0]
             terms += cut[1]
         await self._jobs.chunked(job, len(chunks))
-        vectors = await self._embeddings.passages([chunk.text for chunk in chunks])
+        vectors = await self._vectors.of(job.key.tenant_id, [chunk.text for chunk in chunks])
         await self._jobs.embedded(job)
-        await self._index.write(job.key.tenant_id, [IndexEntry(job, chunks, vectors, terms)])
+        titles = await asyncio.to_thread(title_terms, job.title, found.content, chunks)
+        entry = IndexEntry(job, chunks, vectors, terms, titles)
+        await self._index.write(job.key.tenant_id, [entry])
+
+    async def _scan(self, job: Job, scanner: Scanner) -> None:
+        if signature := await scanner.scan(self._blobs.read(_blob_key(job))):
+            raise MalwareFoundError(signature)
+        await self._jobs.scanned(job)
 
     async def _extract(self, job: Job) -> ExtractedText:
-        if job.blob_key is None:
-            msg = "A document's version has no file."
-            raise FileNotFoundError(msg)
-        return await self._extractor.extract(job.media_type, job.size, self._blobs.read(job.blob_key))
+        return await self._extractor.extract(job.media_type, job.size, self._blobs.read(_blob_key(job)))
 
     async def _fetch(self, job: Job, limit: asyncio.Semaphore) -> _Fetched | None:
         try:
@@ -134,21 +145,16 @@ class Processor:
                 cuts.append((item, await asyncio.to_thread(self._cut_article, item.article)))
             except Exception as error:  # noqa: BLE001 - settled here, for this job alone
                 await self._settle(item.job, error)
-        try:
-            vectors = await self._embeddings.passages([chunk.text for _, cut in cuts for chunk in cut.chunks])
-        except Exception as error:  # noqa: BLE001 - concerns all of them
-            for item, _ in cuts:
-                await self._settle(item.job, error)
-            return []
         entries: list[IndexEntry] = []
-        first = 0
-        for item, cut in cuts:
-            last = first + len(cut.chunks)
-            article = item.article
-            entries.append(
-                IndexEntry(item.job, cut.chunks, vectors[first:last], cut.terms, cut.found, title=article.title, url=article.url)
-            )
-            first = last
+        for tenant_id in dict.fromkeys(item.job.key.tenant_id for item, _ in cuts):
+            own = [(item, cut) for item, cut in cuts if item.job.key.tenant_id == tenant_id]
+            try:
+                vectors = await self._vectors.of(tenant_id, [chunk.text for _, cut in own for chunk in cut.chunks])
+            except Exception as error:  # noqa: BLE001 - concerns all of them
+                for item, _ in own:
+                    await self._settle(item.job, error)
+                continue
+            entries += _entries(own, vectors)
         return entries
 
     def _cut_article(self, article: ArticleText) -> _Cut:
@@ -156,7 +162,7 @@ class Processor:
         parts = [article.title, article.text] if not article.text.startswith(article.title) else [article.text]
         found = stored_text(["\n\n".join(parts)], paged=False, max_characters=self._max_characters)
         chunks, terms = _cut(lambda: self._chunker().all_chunks(found))
-        return _Cut(found, chunks, terms)
+        return _Cut(found, chunks, terms, title_terms(article.title, found.content, chunks))
 
     async def _write(self, tenant_id: UUID, entries: Sequence[IndexEntry]) -> None:
         try:
@@ -189,7 +195,12 @@ class Processor:
         where = {"document_id": str(job.key.document_id), "version": job.key.version, "tenant_id": str(job.key.tenant_id)}
         if isinstance(error, LeaseLostError):
             raise error
-        if isinstance(error, RejectedError):
+        if isinstance(error, MalwareFoundError):
+            _log.warning("malware_found", signature=error.signature, **where)
+            # If the process ends between the two, the file has no row any more and is swept with the orphans.
+            key = await self._jobs.quarantine(job, error)
+            await self._blobs.move(_blob_key(job), key)
+        elif isinstance(error, RejectedError):
             _log.info("document_rejected", reason_code=error.code, **where)
             await self._jobs.reject(job, error.code, error.reason)
         elif isinstance(error, FileNotFoundError):
@@ -211,6 +222,35 @@ class Processor:
             await self._jobs.fail(
                 job, "processing_failed", f"Processing failed {MAX_ATTEMPTS} times. Upload it again, or ask your administrator."
             )
+
+
+def _entries(cuts: Sequence[tuple[_Fetched, _Cut]], vectors: Mapping[int, Vectors]) -> list[IndexEntry]:
+    entries: list[IndexEntry] = []
+    first = 0
+    for item, cut in cuts:
+        last = first + len(cut.chunks)
+        article = item.article
+        entries.append(
+            IndexEntry(
+                item.job,
+                cut.chunks,
+                {number: found[first:last] for number, found in vectors.items()},
+                cut.terms,
+                cut.title_terms,
+                cut.found,
+                title=article.title,
+                url=article.url,
+            )
+        )
+        first = last
+    return entries
+
+
+def _blob_key(job: Job) -> str:
+    if job.blob_key is None:
+        msg = "A document's version has no file."
+        raise FileNotFoundError(msg)
+    return job.blob_key
 
 
 def _cut(cut: Callable[[], list[Chunk]]) -> tuple[list[Chunk], list[Counter[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import unicodedata
 from collections.abc import AsyncIterator
@@ -10,28 +11,37 @@ from pathlib import PurePath
 
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
 from wireroom_common.ids import new_id
-from wireroom_rag.domain.document import Document, StoredFile
+from wireroom_rag.domain.document import Document, Placement, StoredFile
 from wireroom_rag.domain.scope import Scope
-from wireroom_rag.extraction.media_types import HEAD_BYTES, media_type_of
-from wireroom_rag.ports.documents import BlobStore, DocumentStore
+from wireroom_rag.extraction.media_types import HEAD_BYTES, may_shrink, media_type_of
+from wireroom_rag.ports.documents import COMPRESSED, BlobStore, DocumentStore
 
 _LONGEST_NAME = 255
 # Larger pieces are hashed in a thread; for small ones the switch costs more than the hash.
 _HASH_INLINE = 64 * 1024
+# Tells whether it is text; archives and PDFs show themselves earlier.
+_PEEK = 1024
 
 
 class _Intake:
     """Counts, hashes and remembers the beginning of a stream on its way to storage."""
 
     def __init__(self, source: AsyncIterator[bytes], max_bytes: int) -> None:
-        self._source = source
+        self._source = aiter(source)
+        self._peeked = bytearray()
         self._max_bytes = max_bytes
         self._digest = hashlib.sha256()
         self.size = 0
         self.head = b""
 
+    async def begin(self) -> bytes:
+        """The beginning of the stream; it is read again with the rest."""
+        while len(self._peeked) < _PEEK and (block := await anext(self._source, None)) is not None:
+            self._peeked += block
+        return bytes(self._peeked)
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for block in self._source:
+        async for block in self._blocks():
             self.size += len(block)
             if self.size > self._max_bytes:
                 raise WireroomError(
@@ -47,6 +57,13 @@ class _Intake:
                 self._digest.update(block)
             yield block
 
+    async def _blocks(self) -> AsyncIterator[bytes]:
+        if self._peeked:
+            yield bytes(self._peeked)
+            self._peeked.clear()
+        async for block in self._source:
+            yield block
+
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
@@ -59,28 +76,27 @@ class UploadDocument:
         self._blobs = blobs
         self._max_bytes = max_bytes
 
-    async def __call__(self, scope: Scope, filename: str, data: AsyncIterator[bytes]) -> Document:
-        """Errors, which leave nothing behind: `document_{name_invalid,empty,too_large,type_unsupported}`."""
+    async def __call__(
+        self, scope: Scope, filename: str, data: AsyncIterator[bytes], placement: Placement | None = None
+    ) -> Document:
+        """Errors, which leave nothing behind: `document_{name_invalid,empty,too_large}` and those of `media_type_of`."""
         name = file_name(filename)
-        key = f"{scope.tenant_id}/{new_id()}"
+        intake = _Intake(data, self._max_bytes)
+        shrinks = await asyncio.to_thread(may_shrink, (await intake.begin())[:HEAD_BYTES])
+        key = f"{scope.tenant_id}/{new_id()}{COMPRESSED if shrinks else ''}"
         used = False
         try:
-            intake = _Intake(data, self._max_bytes)
             await self._blobs.write(key, aiter(intake))
             if intake.size == 0:
                 raise invalid("document_empty", "The file is empty.", field="file")
-            media_type = await self._media_type(name, intake.head, key)
+            media_type = await asyncio.to_thread(media_type_of, name, intake.head, functools.partial(self._blobs.open, key))
             file = StoredFile(name=name, media_type=media_type, size=intake.size, sha256=intake.sha256(), blob_key=key)
-            document, used = await self._documents.register(scope, file)
+            document, used = await self._documents.register(scope, file, placement)
             return document
         finally:
             if not used:
                 # Also when the caller left: the deletion is finished whatever becomes of this task.
                 await asyncio.shield(self._blobs.delete([key]))
-
-    async def _media_type(self, name: str, head: bytes, key: str) -> str:
-        whole = b"".join([block async for block in self._blobs.read(key)]) if head.startswith(b"PK") else b""
-        return await asyncio.to_thread(media_type_of, name, head, lambda: whole)
 
 
 def file_name(filename: str) -> str:

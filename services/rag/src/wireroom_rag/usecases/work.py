@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import structlog
 
-from wireroom_rag.domain.document import Job
+from wireroom_rag.domain.document import SMALL_BYTES, Job
 from wireroom_rag.domain.scope import SourceKind
 from wireroom_rag.ports.processing import JobQueue
 from wireroom_rag.usecases.process import Processor
@@ -24,10 +24,23 @@ _WAKE_AFTER = 0.05
 _log = structlog.get_logger(__name__)
 
 
-class Worker:
-    """Runs until stopped. Any number of replicas may run: leases keep them apart."""
+@dataclass(frozen=True)
+class _Lane:
+    """What one loop takes, and how much of it at a time."""
 
-    def __init__(self, jobs: JobQueue, processor: Processor, *, poll_seconds: float, heartbeat_seconds: float) -> None:
+    kind: SourceKind
+    limit: int
+    process: Callable[[Sequence[Job]], Coroutine[None, None, None]]
+    max_size: int | None = None
+
+
+class Worker:
+    """Runs until stopped. Any number of replicas may run: leases keep them apart. `lanes`: documents at a time."""
+
+    def __init__(
+        self, jobs: JobQueue, processor: Processor, *, lanes: int, poll_seconds: float, heartbeat_seconds: float
+    ) -> None:
+        self._lanes = lanes
         self._jobs = jobs
         self._processor = processor
         self._poll_seconds = poll_seconds
@@ -37,12 +50,16 @@ class Worker:
 
     async def start(self) -> None:
         """Begin to work."""
-        loops = [(SourceKind.DOCUMENT, 1, self._processor.documents)]
-        loops += [(SourceKind.ARTICLE, _ARTICLES, self._processor.articles)] * _ARTICLE_LOOPS
-        for kind, limit, process in loops:
+        documents = _Lane(SourceKind.DOCUMENT, 1, self._processor.documents)
+        lanes = [documents] * self._lanes
+        if self._lanes > 1:
+            # However many large files there are: the small ones behind them need not wait.
+            lanes[-1] = replace(documents, max_size=SMALL_BYTES)
+        lanes += [_Lane(SourceKind.ARTICLE, _ARTICLES, self._processor.articles)] * _ARTICLE_LOOPS
+        for lane in lanes:
             waker = asyncio.Event()
             self._wakers.append(waker)
-            self._tasks.append(asyncio.create_task(self._loop(kind, limit, process, waker), name=f"rag-{kind.value}-worker"))
+            self._tasks.append(asyncio.create_task(self._loop(lane, waker), name=f"rag-{lane.kind.value}-worker"))
 
     async def stop(self) -> None:
         """Stop; jobs in work go back into the queue."""
@@ -66,40 +83,46 @@ class Worker:
         for waker in self._wakers:
             waker.set()
 
-    async def _loop(
-        self, kind: SourceKind, limit: int, process: Callable[[Sequence[Job]], Awaitable[None]], waker: asyncio.Event
-    ) -> None:
+    async def _loop(self, lane: _Lane, waker: asyncio.Event) -> None:
         while True:
             waker.clear()
             try:
-                jobs = await self._jobs.claim(kind, limit)
+                jobs = await self._jobs.claim(lane.kind, lane.limit, max_size=lane.max_size)
                 if jobs:
-                    async with self._leased(jobs[0].lease_token):
-                        await process(jobs)
+                    await self._leased(jobs[0].lease_token, lane.process(jobs))
                     continue
             except Exception:  # noqa: BLE001 - whatever it was, the worker goes on
-                _log.exception("worker_failed", kind=kind.value)
+                _log.exception("worker_failed", kind=lane.kind.value)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_seconds):
                     await waker.wait()
 
-    @asynccontextmanager
-    async def _leased(self, token: UUID) -> AsyncIterator[None]:
+    async def _leased(self, token: UUID, work: Coroutine[None, None, None]) -> None:
+        """Do the work while the leases last; it is given up when they are lost, for others or because the job was cancelled."""
+        working = asyncio.create_task(work)
         heartbeat = asyncio.create_task(self._renew(token))
         try:
-            yield
+            await asyncio.wait((working, heartbeat), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+            else:
+                _log.info("work_given_up")
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):
                 await asyncio.shield(self._jobs.release(token))
             raise
         finally:
             heartbeat.cancel()
+            working.cancel()
+            await asyncio.gather(heartbeat, working, return_exceptions=True)
 
     async def _renew(self, token: UUID) -> None:
+        """Until nothing is left to renew."""
         while True:
             await asyncio.sleep(self._heartbeat_seconds)
             try:
-                await self._jobs.renew(token)
+                if not await self._jobs.renew(token):
+                    return
             except Exception:  # noqa: BLE001 - logged with its traceback; the next beat tries again
                 # If it does not recover in time, the job is another worker's; nothing of ours will be written then.
                 _log.exception("lease_not_renewed")

@@ -20,6 +20,7 @@ from wireroom_chat.adapters.providers.rate_limits import exhausted_for, retry_af
 from wireroom_chat.domain.provider_address import is_refused
 from wireroom_chat.domain.provider_timeouts import ProviderTimeouts
 from wireroom_chat.domain.routing import NotCalledError, ProviderError
+from wireroom_chat.ports.providers import LeftBeforeCallError
 from wireroom_common.clock import Clock
 from wireroom_common.errors import ErrorKind, WireroomError
 
@@ -211,6 +212,8 @@ class ProviderHttp:
                 f"All connections to the provider '{self.name}' are in use; try again.",
                 retry_after=1.0,
             ) from None
+        except asyncio.CancelledError as left:
+            raise LeftBeforeCallError(*left.args) from None
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""What the recovery of answers needs."""
+"""Whether the sources of an answer could be searched, and what is booked of one whose process died."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-UPGRADE: list[str] = []
-DOWNGRADE: list[str] = []
+UPGRADE = [
+    "ALTER TABLE chat.generations ADD COLUMN retrieval text NOT NULL DEFAULT ''",
+    # The first call of a provider, while the generation runs.
+    "ALTER TABLE chat.generations ADD COLUMN checkpoint jsonb",
+]
+DOWNGRADE = ["ALTER TABLE chat.generations DROP COLUMN checkpoint", "ALTER TABLE chat.generations DROP COLUMN retrieval"]
 
 
 def upgrade() -> None:

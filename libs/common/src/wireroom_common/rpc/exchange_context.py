@@ -1,4 +1,4 @@
-"""The servicer's side of one call inside a process: its context, and how its handler is run."""
+"""The servicer's side of an exchange: its context, and how its handler is run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from wireroom_common.rpc.local_call import CallStatus, Deserializer, Exchange, MessageTooLargeError, Metadata, Serializer, encode
+from wireroom_common.rpc.exchange import (
+    CallStatus,
+    Deserializer,
+    Exchange,
+    MessageTooLargeError,
+    Metadata,
+    Serializer,
+    checked_metadata,
+    encode,
+)
 
 
-class LocalContext:
+class ExchangeContext:
     """The servicer's side of one call, with the interface of `grpc.aio.ServicerContext`."""
 
     def __init__(self, exchange: Exchange, peer: str) -> None:
@@ -97,10 +106,10 @@ class LocalContext:
         return self._details
 
     def set_compression(self, compression: grpc.Compression) -> None:
-        """Nothing is compressed inside a process."""
+        """Nothing is compressed."""
 
     def disable_next_message_compression(self) -> None:
-        """Nothing is compressed inside a process."""
+        """Nothing is compressed."""
 
     def peer(self) -> str:
         return self._peer
@@ -128,7 +137,7 @@ class LocalContext:
         return self._exchange.status is not None
 
 
-async def run_handler(handler: Any, context: LocalContext) -> None:
+async def run_handler(handler: Any, context: ExchangeContext) -> None:
     """Read the request, call the servicer, write its responses."""
     context.handler = handler
     if handler.request_streaming:
@@ -154,15 +163,6 @@ async def run_handler(handler: Any, context: LocalContext) -> None:
         await context.write(response)
 
 
-async def _request_stream(context: LocalContext) -> AsyncIterator[Any]:
+async def _request_stream(context: ExchangeContext) -> AsyncIterator[Any]:
     while (request := await context.read()) is not grpc.aio.EOF:
         yield request
-
-
-def checked_metadata(metadata: Any) -> Metadata:
-    """Metadata as a tuple; ValueError for what gRPC would refuse to send."""
-    entries = tuple((key, value) for key, value in metadata or ())
-    for key, value in entries:
-        if key != key.lower() or isinstance(value, bytes) != key.endswith("-bin"):
-            raise ValueError(f"metadata was invalid: {key!r} (lower-case keys; bytes under keys that end in -bin, else text)")
-    return entries

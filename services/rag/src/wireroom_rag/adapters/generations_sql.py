@@ -1,0 +1,185 @@
+"""Generations in PostgreSQL: which serve, which are built, and the steps from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from wireroom_common.db import Database
+from wireroom_common.errors import ErrorKind, WireroomError
+from wireroom_common.outbox import emit
+from wireroom_protos.events.v1 import events_pb2
+from wireroom_rag.adapters import audit_trail
+from wireroom_rag.adapters.connections import worker
+from wireroom_rag.domain.generation import Blueprint, Generation, GenerationState, GenerationStatus
+from wireroom_rag.domain.scope import Scope
+
+GENERATION_COLUMNS = "number, model, dimension, chunker, state"
+_SHOWN = 20
+# Documents that are served and have something to find.
+INDEXED_DOCUMENTS = """
+  FROM documents d
+  JOIN document_versions v ON v.tenant_id = d.tenant_id AND v.document_id = d.id AND v.version = d.indexed_version
+ WHERE d.tenant_id = :tenant_id AND d.deleted_at IS NULL AND v.chunks > 0 AND v.content IS NOT NULL
+"""
+
+
+def generation_of(row: Row[Any]) -> Generation:
+    """The generation of a row with `GENERATION_COLUMNS`."""
+    return Generation(row.number, Blueprint(row.model, row.dimension, row.chunker), GenerationState(row.state))
+
+
+async def lock_live(connection: AsyncConnection, tenant_id: UUID) -> dict[int, Generation]:
+    """The serving and the building generation, which stay what they are until the transaction ends."""
+    rows = await connection.execute(
+        text(
+            f"SELECT {GENERATION_COLUMNS} FROM generations WHERE tenant_id = :tenant_id AND state IN ('serving', 'building')"  # noqa: S608 - constants of this package
+            " ORDER BY number FOR SHARE"
+        ),
+        {"tenant_id": tenant_id},
+    )
+    return {row.number: generation_of(row) for row in rows}
+
+
+class GenerationStore:
+    """Implements `ServingGeneration`, `LiveGenerations` and `GenerationControl`; new tenants begin with `default`."""
+
+    def __init__(self, database: Database, default: Blueprint) -> None:
+        self._database = database
+        self._default = default
+
+    async def serving(self, tenant_id: UUID) -> Generation | None:
+        """None while nothing was ever indexed."""
+        async with worker(self._database, tenant_id) as connection:
+            row = (
+                await connection.execute(
+                    text(f"SELECT {GENERATION_COLUMNS} FROM generations WHERE tenant_id = :tenant_id AND state = 'serving'"),  # noqa: S608 - constants of this package
+                    {"tenant_id": tenant_id},
+                )
+            ).one_or_none()
+        return generation_of(row) if row is not None else None
+
+    async def live(self, tenant_id: UUID) -> Sequence[Generation]:
+        """The serving one, made when there is none, and behind it the one that is being built, if one is."""
+        async with worker(self._database, tenant_id) as connection:
+            found = await self._live(connection, tenant_id)
+            if not found:
+                await connection.execute(
+                    text(
+                        "INSERT INTO generations (tenant_id, number, model, dimension, chunker, state, switched_at)"
+                        " VALUES (:tenant_id, 1, :model, :dimension, :chunker, 'serving', now()) ON CONFLICT DO NOTHING"
+                    ),
+                    {"tenant_id": tenant_id, **_values(self._default)},
+                )
+                found = await self._live(connection, tenant_id)
+        return sorted(found, key=lambda generation: generation.state is GenerationState.BUILDING)
+
+    async def statuses(self, scope: Scope) -> Sequence[GenerationStatus]:
+        """The newest 20, newest first."""
+        async with worker(self._database, scope.tenant_id) as connection:
+            total = (
+                await connection.execute(text(f"SELECT count(*) {INDEXED_DOCUMENTS}"), {"tenant_id": scope.tenant_id})
+            ).scalar_one()
+            rows = await connection.execute(
+                text(
+                    f"""
+                    SELECT {GENERATION_COLUMNS}, error, started_at, switched_at, ended_at,
+                           (SELECT count(DISTINCT c.document_id) FROM chunks c
+                             WHERE c.tenant_id = g.tenant_id AND c.generation = g.number) AS documents,
+                           COALESCE((SELECT s.chunks FROM index_statistics s
+                                      WHERE s.tenant_id = g.tenant_id AND s.generation = g.number), 0) AS chunks
+                      FROM generations g WHERE g.tenant_id = :tenant_id ORDER BY number DESC LIMIT :limit
+                    """  # noqa: S608 - constants of this package
+                ),
+                {"tenant_id": scope.tenant_id, "limit": _SHOWN},
+            )
+            return [
+                GenerationStatus(
+                    generation=generation_of(row),
+                    documents=row.documents,
+                    documents_total=total,
+                    chunks=row.chunks,
+                    error=row.error,
+                    started_at=row.started_at,
+                    switched_at=row.switched_at,
+                    ended_at=row.ended_at,
+                )
+                for row in rows
+            ]
+
+    async def start(self, scope: Scope, blueprint: Blueprint) -> Generation:
+        """Begin to build one. CONFLICT while another is being built."""
+        await self.live(scope.tenant_id)
+        async with worker(self._database, scope.tenant_id) as connection:
+            row = (
+                await connection.execute(
+                    text(
+                        f"""
+                        INSERT INTO generations (tenant_id, number, model, dimension, chunker, state)
+                        SELECT :tenant_id, max(number) + 1, :model, :dimension, :chunker, 'building'
+                          FROM generations WHERE tenant_id = :tenant_id
+                        ON CONFLICT DO NOTHING RETURNING {GENERATION_COLUMNS}
+                        """  # noqa: S608 - constants of this package
+                    ),
+                    {"tenant_id": scope.tenant_id, **_values(blueprint)},
+                )
+            ).one_or_none()
+            if row is None:
+                raise WireroomError(
+                    ErrorKind.CONFLICT,
+                    "generation_building",
+                    "The index is being rebuilt already. Wait until that is done, or abort it first.",
+                )
+            generation = generation_of(row)
+            event = events_pb2.RagGenerationStarted(
+                generation=generation.number, model=blueprint.model, dimension=blueprint.dimension, chunker=blueprint.chunker
+            )
+            await emit(connection, event, tenant_id=scope.tenant_id, subject=str(generation.number), actor=str(scope.user_id))
+            await self._audit(connection, scope, "index.rebuild_started", generation)
+            return generation
+
+    async def abort(self, scope: Scope) -> Generation:
+        """Stop building; what was built is dropped in the background. CONFLICT when nothing is being built."""
+        async with worker(self._database, scope.tenant_id) as connection:
+            row = (
+                await connection.execute(
+                    text(
+                        "UPDATE generations SET state = 'aborted', ended_at = now(), next_attempt_at = now(), attempts = 0,"  # noqa: S608 - constants of this package
+                        " lease_token = NULL, leased_until = NULL WHERE tenant_id = :tenant_id AND state = 'building'"
+                        f" RETURNING {GENERATION_COLUMNS}"
+                    ),
+                    {"tenant_id": scope.tenant_id},
+                )
+            ).one_or_none()
+            if row is None:
+                raise WireroomError(ErrorKind.CONFLICT, "generation_not_building", "The index is not being rebuilt.")
+            generation = generation_of(row)
+            await self._audit(connection, scope, "index.rebuild_aborted", generation)
+            return generation
+
+    async def _live(self, connection: AsyncConnection, tenant_id: UUID) -> list[Generation]:
+        rows = await connection.execute(
+            text(
+                f"SELECT {GENERATION_COLUMNS} FROM generations WHERE tenant_id = :tenant_id AND state IN ('serving', 'building')"  # noqa: S608 - constants of this package
+            ),
+            {"tenant_id": tenant_id},
+        )
+        return [generation_of(row) for row in rows]
+
+    async def _audit(self, connection: AsyncConnection, scope: Scope, action: str, generation: Generation) -> None:
+        await audit_trail.record(
+            connection,
+            action,
+            tenant_id=scope.tenant_id,
+            subject=str(generation.number),
+            actor=str(scope.user_id),
+            model=generation.blueprint.model,
+        )
+
+
+def _values(blueprint: Blueprint) -> dict[str, Any]:
+    return {"model": blueprint.model, "dimension": blueprint.dimension, "chunker": blueprint.chunker}
