@@ -55,8 +55,8 @@ def zip_archive() -> bytes:
     ("name", "content", "status", "code"),
     [
         ("empty.txt", b"", 400, "document_empty"),
-        ("program.pdf", executable(), 400, "document_type_unsupported"),
-        ("archive.docx", zip_archive(), 400, "document_type_unsupported"),
+        ("program.pdf", executable(), 400, "document_type_mismatch"),
+        ("archive.docx", zip_archive(), 400, "document_type_mismatch"),
         ("large.txt", b"all work and no play " * 1_300_000, 413, "document_too_large"),
     ],
     ids=["empty", "program", "archive", "large"],

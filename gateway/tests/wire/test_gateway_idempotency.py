@@ -15,12 +15,14 @@ import pytest
 import pytest_asyncio
 import redis
 from gateway_rig import Rig, running
+from google.protobuf.message import Message
 
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.rpc.context import current_effect_key
 from wireroom_common.testing import eventually
 from wireroom_protos.auth.v1 import auth_pb2
 from wireroom_protos.chat.v1 import chat_pb2
+from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.news.v1 import news_pb2
 from wireroom_protos.rag.v1 import rag_pb2
 
@@ -350,6 +352,40 @@ async def test_completions_are_replayed_and_streams_are_not(gateway: Rig) -> Non
     again = await post(gateway, "s", path, {**question, "stream": True})
     assert (again[0], code(again)) == (409, "idempotency_answer_not_kept")
     assert len(gateway.neighbours.called("StreamComplete")) == 1
+
+
+@pytest.mark.parametrize("event", [events_pb2.RagAclChanged(collection_id="c"), events_pb2.RagDocumentDeleted(document_id="d")])
+async def test_answers_from_before_something_was_taken_back_are_not_given_again(
+    gateway: Rig, clean_valkey_url: str, event: Message
+) -> None:
+    asked: list[str] = []
+    may_end = asyncio.Event()
+
+    async def complete(_request: chat_pb2.CompleteRequest) -> chat_pb2.CompleteResponse:
+        asked.append("once more")
+        await may_end.wait()
+        return chat_pb2.CompleteResponse(body=b'{"choices": []}')
+
+    gateway.neighbours.answers["Complete"] = complete
+    path, question = "/v1/chat/completions", {"model": "m", "messages": []}
+    asking = asyncio.create_task(post(gateway, "during", path, question))
+    await eventually(lambda: asked)
+    await gateway.publish(event)
+    may_end.set()
+    assert (await asking)[0] == 200
+    # Kept after the mark was set, it goes before it.
+    with redis.Redis.from_url(clean_valkey_url) as store:
+        marks = set(store.scan_iter("wireroom:gateway:sources:*"))
+        ends = [store.pttl(name) for name in marks]
+        kept = max(store.pttl(name) for name in store.scan_iter("idem:*"))
+    assert (len(ends), ends[0] > kept) == (1, True)
+    assert code(await post(gateway, "during", path, question)) == "idempotency_answer_not_kept"
+    assert [(await post(gateway, "after", path, question))[0] for _ in range(2)] == [200, 200]
+    assert len(asked) == 2
+    # What quotes nothing is given again as ever.
+    assert (await post(gateway, "feed"))[0] == 201
+    await gateway.publish(event)
+    assert (await post(gateway, "feed"))[1]["idempotency-replayed"] == "true"
 
 
 async def test_an_answer_too_large_to_keep_arrives_whole_once(gateway: Rig) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from contextlib import AsyncExitStack, ExitStack, nullcontext
 from uuid import UUID, uuid4
 
 import psycopg
@@ -14,6 +17,7 @@ from wireroom_common.db.prepared import Statement
 from wireroom_common.db.schema import system_table, tenant_table
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.testing.plugin import MakeDatabase
+from wireroom_common.testing.polling import eventually
 
 DDL = [
     "CREATE TABLE demo.things (tenant_id uuid NOT NULL, id int NOT NULL, note text NOT NULL, PRIMARY KEY (tenant_id, id))",
@@ -143,6 +147,45 @@ async def test_killed_backend_is_unavailable_and_the_next_transaction_works(
         assert (caught.value.kind, caught.value.code) == (ErrorKind.UNAVAILABLE, "database_unavailable")
         assert [entry["error"] for entry in logs] == ["AdminShutdown: terminating connection due to administrator command"]
     assert await system(database, BACKEND) != first
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_lost_connection_leaves_the_number_of_its_socket_to_others(
+    database: Database, fresh_database_url: str, *, idle: bool
+) -> None:
+    """libpq closes the socket of a connection that it loses: whoever opens one next gets its number, and is watched under it."""
+    heard = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def kill() -> None:
+        with psycopg.connect(fresh_database_url, autocommit=True) as admin:
+            admin.execute("SELECT pg_terminate_backend(%s, 5000)", (int(backend),))
+
+    with ExitStack() as stack:
+        async with AsyncExitStack() as using:
+            transaction = await using.enter_async_context(database._prepared_system.transaction())  # noqa: SLF001 - its socket is private
+            [backend] = await transaction.run(BACKEND)
+            connection = transaction._connection  # noqa: SLF001 - as above
+            if idle:
+                await using.aclose()
+            await asyncio.to_thread(kill)
+            await eventually(lambda: connection.lost is not None)
+            ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+            number = connection._socket  # noqa: SLF001 - as above
+            with pytest.raises(OSError, match="Bad file descriptor") if number != ours.fileno() else nullcontext():
+                os.fstat(number)
+            if number != ours.fileno():
+                os.dup2(ours.fileno(), number)
+                stack.callback(os.close, number)
+            loop.add_reader(number, heard.set)
+            stack.callback(loop.remove_reader, number)
+            if not idle:
+                with pytest.raises(psycopg.OperationalError):
+                    await using.aclose()
+        assert await system(database, BACKEND) != backend
+        theirs.send(b"x")
+        async with asyncio.timeout(10):
+            await heard.wait()
 
 
 async def test_timeouts_and_missing_servers_are_unavailable(database: Database, fresh_database_url: str) -> None:

@@ -80,9 +80,11 @@ class TestInfra:
     clock: Clock
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     redis_client: Any = None
+    opened: Caches | None = None
 
     def caches(self) -> Caches:
-        return Caches(self.redis_client, self.clock, self.registry)
+        self.opened = self.opened or Caches(self.redis_client, self.clock, self.registry)
+        return self.opened
 
     def database(self, service: str) -> Database:
         assert service == "news"
@@ -98,6 +100,7 @@ class News:
     feeds: Any
     articles: Any
     tenant_id: UUID
+    caches: Caches
 
     async def add(self, url: str, interval: int = 0) -> news_pb2.AddFeedResponse:
         answer: news_pb2.AddFeedResponse = await self.feeds.AddFeed(news_pb2.AddFeedRequest(url=url, interval_seconds=interval))
@@ -236,15 +239,13 @@ async def start_news(migrated_database: Any, feed_server: FeedServer, principal_
             databases.append(await migrated_database("news"))
         options = {"allowed_private_hosts": f"127.0.0.1:{feed_server.port}", "min_interval_seconds": 1} | settings
         extra = {} if resolve is None else {"resolve": resolve}
-        service = build(
-            NewsSettings(**options), TestInfra(databases[0], clock or SystemClock(), redis_client=redis_client), **extra
-        )  # type: ignore[arg-type]
+        infra = TestInfra(databases[0], clock or SystemClock(), redis_client=redis_client)
+        service = build(NewsSettings(**options), infra, **extra)  # type: ignore[arg-type]
         served = _served(service)
         channel = await served.__aenter__()
         closing.append((service, served))
-        return News(
-            service, databases[0], news_pb2_grpc.FeedServiceStub(channel), news_pb2_grpc.NewsServiceStub(channel), tenant_id
-        )
+        feeds, articles = news_pb2_grpc.FeedServiceStub(channel), news_pb2_grpc.NewsServiceStub(channel)
+        return News(service, databases[0], feeds, articles, tenant_id, infra.caches())
 
     yield start
     for service, served in closing:

@@ -15,8 +15,10 @@ from sqlalchemy import event
 
 from wireroom_common.bus import Catalogue, Envelope, event_type
 from wireroom_common.bus.delivery import BusMetrics, Deliverer
+from wireroom_common.cache.statistics import MEMORY, REDIS
 from wireroom_common.clock import SystemClock
 from wireroom_common.ids import new_id
+from wireroom_common.testing.polling import eventually
 from wireroom_protos.events.v1 import events_pb2
 
 
@@ -71,6 +73,25 @@ async def test_changes_are_in_the_next_list_on_every_replica(pair: Pair, feed_se
     assert pair.reads == reads
     await pair.two.remove(added.feed.id)
     assert await pair.one.listed() == []
+
+
+async def test_the_next_process_has_the_lists_that_were_wanted_most(pair: Pair, feed_server: Any, rss: Any) -> None:
+    feed_server.put("/feed", rss(("1", "Dam holds", "The dam holds.")))
+    added = await pair.one.add(feed_server.url("/feed"))
+    listed = [await pair.one.listed() for _ in range(2)]
+    await pair.one.caches.stop()
+    pair.two.caches.start()
+    try:
+        await eventually(lambda: pair.two.caches.snapshot()[0].warmed == 1)
+        assert [await pair.two.listed()] == listed[:1]
+        (kept,) = pair.two.caches.snapshot()
+        assert (kept.tiers[MEMORY].hits, kept.tiers[REDIS].hits, pair.reads) == (1, 0, 1)
+        # What was warmed is asked for its version, too.
+        feed_server.put("/feed", rss(("1", "Dam breaks", "It broke.")))
+        await pair.one.refresh(added.feed.id)
+        assert {article.title for article in await pair.two.listed()} == {"Dam breaks"}
+    finally:
+        await pair.two.caches.stop()
 
 
 async def test_tenants_do_not_share_lists(pair: Pair, feed_server: Any, rss: Any, act_as: Any, principal_of: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import Rag
+from rag_rig import Rag
 
 from wireroom_common.db import Database, DatabaseUrl
 from wireroom_rag.embedding.files import ModelFiles

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
-from conftest import ALL_PERMISSIONS, Rag, User
+from rag_rig import ALL_PERMISSIONS, Rag, User
 from sqlalchemy import text
 
 from wireroom_common.errors import ErrorKind, WireroomError

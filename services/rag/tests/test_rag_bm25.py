@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from wireroom_common.db import Database, DatabaseUrl
@@ -194,6 +195,21 @@ def test_migration_can_be_taken_back_and_applied_again(fresh_database_url: str) 
         with engine.connect() as connection:
             found.append(connection.execute(tables).scalar_one())
     assert found[0] == found[2] > found[1] == 0
+
+
+def test_migration_is_not_taken_back_where_it_would_open_private_documents(fresh_database_url: str) -> None:
+    url = DatabaseUrl.parse(fresh_database_url)
+    bootstrap(url, ["rag"])
+    upgrade(url, "rag")
+    asyncio.run(_filled(url))
+    with create_engine(url.as_role("rag_owner"), poolclass=NullPool).begin() as connection:
+        closed = connection.execute(text("UPDATE rag.documents SET access = 'private' RETURNING id")).all()
+    with pytest.raises(DBAPIError, match="not everybody in their tenant may read"):
+        downgrade(url, "rag")
+    upgrade(url, "rag")
+    with create_engine(url.as_role("rag_owner"), poolclass=NullPool).begin() as connection:
+        found = connection.execute(text("SELECT id FROM rag.documents WHERE access = 'private'")).all()
+    assert sorted(found) == sorted(closed) != []
 
 
 async def test_each_leg_can_be_asked_alone(rag_database: Database) -> None:

@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
-from conftest import Rag, StartRag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from rag_rig import Rag, StartRag
 from sqlalchemy import text
 
 from wireroom_common.cache import Caches

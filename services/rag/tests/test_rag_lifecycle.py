@@ -12,11 +12,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from conftest import ALL_PERMISSIONS, Rag, StartRag, User
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from rag_rig import ALL_PERMISSIONS, Rag, StartRag, User
 from sqlalchemy import text
 
 from wireroom_common.errors import ErrorKind, WireroomError

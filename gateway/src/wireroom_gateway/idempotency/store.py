@@ -101,7 +101,8 @@ class AnswerStore:
 
     async def on_event(self, envelope: Envelope) -> None:
         """Something was taken back from readers: answers that were asked for before this are not given again."""
-        await self.run(self._client.set(f"{_SOURCES}{envelope.tenant_id or ''}", os.urandom(_TOKEN), px=self.keep_ms))
+        # An answer that is being made now is kept later than the mark: it must not outlive it.
+        await self.run(self._client.set(f"{_SOURCES}{envelope.tenant_id or ''}", os.urandom(_TOKEN), px=2 * self.keep_ms))
 
     def new_claim(self, key: ScopedKey) -> Claim:
         """A claim on `key`, not yet taken."""

@@ -103,7 +103,7 @@ def build(settings: RagSettings, infra: Infra) -> Service:
     document_servicer = DocumentServicer(
         upload=UploadDocument(documents, blobs, max_bytes=settings.max_document_bytes),
         delete=lifecycle.delete,
-        read=ReadContent(documents, blobs),
+        read=ReadContent(documents, blobs, scans=ingest.scanner is not None),
         documents=documents,
         wake=worker.wake,
     )

@@ -46,9 +46,6 @@ class NativeFrame:
         return b"%sevent: %s\ndata: %s\n\n" % (number, self.kind.encode(), orjson.dumps(self.members()))
 
 
-PING = NativeFrame("ping")
-
-
 class NativeFrames:
     """Maps the frames of one stream, in order; remembers what has to wait for the end."""
 

@@ -8,6 +8,7 @@ whoever hangs up before has changed nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -140,7 +141,8 @@ class _Connection:
         await self._collected()
 
     def close(self) -> None:
-        self._loop.remove_reader(self._socket)
+        if self.lost is None:
+            self._unwatch()
         self._pg.finish()
 
     async def _collected(self) -> list[bytes]:
@@ -186,7 +188,8 @@ class _Connection:
         try:
             await waiting
         finally:
-            self._loop.remove_writer(self._socket)
+            if self.lost is None:
+                self._loop.remove_writer(self._socket)
         if self.lost is not None:
             raise self.lost
 
@@ -195,9 +198,16 @@ class _Connection:
             self._pg.consume_input()
         except psycopg.Error as error:
             self.lost = error
-            self._loop.remove_reader(self._socket)
+            # Now and never again: libpq has closed the socket, and soon its number is another connection's.
+            self._unwatch()
         if self._waiting is not None:
             _wake(self._waiting)
+
+    def _unwatch(self) -> None:
+        for remove in (self._loop.remove_writer, self._loop.remove_reader):
+            # Of a closed socket the one cannot be forgotten without the other.
+            with contextlib.suppress(OSError):
+                remove(self._socket)
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

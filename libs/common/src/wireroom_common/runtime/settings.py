@@ -50,8 +50,10 @@ class RuntimeSettings(BaseSettings):
         None, description="URL of an administrator, used by `wireroom migrate` to make roles and schemas"
     )
     database_password: SecretStr | None = Field(None, description="Password of this process's database roles")
-    database_pool_size: int = Field(5, ge=1, le=20, description="Connections kept per service")
-    database_max_overflow: int = Field(5, ge=0, le=30, description="Further connections per service under load")
+    database_pool_size: int = Field(
+        5, ge=1, le=20, description="Connections that each service keeps as its tenants' role; half as many as its own"
+    )
+    database_max_overflow: int = Field(5, ge=0, le=30, description="Further connections of each of the two roles under load")
     redis_url: SecretStr = Field(SecretStr("embedded:"), description="`embedded:`, redis://, rediss:// or unix://")
     bus_url: SecretStr = Field(SecretStr("local:"), description="`local:` (same process) or amqp://user:password@host:port/vhost")
     rpc_listen: str = Field("local:", description="`local:`, grpc://0.0.0.0:50051 or grpc:unix:/path")

@@ -9,8 +9,6 @@ import grpc.aio
 from wireroom_common.runtime.health import Health
 from wireroom_protos.common.v1 import status_pb2, status_pb2_grpc
 
-STATUS_RPC = "/wireroom_protos.common.v1.StatusService/GetStatus"
-
 
 class _Status(status_pb2_grpc.StatusServiceServicer):
     def __init__(self, health: Health) -> None:

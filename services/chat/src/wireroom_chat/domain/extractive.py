@@ -37,9 +37,15 @@ _HAS_NUMBER = re.compile(
 _WANTS_MONEY = re.compile(r"\b(?:how much\b.*\bcosts?|what\b.*\b(?:price|cost)|how expensive)\b", re.IGNORECASE)
 _HAS_MONEY = re.compile(
     r"[$€£¥]|\b(?:euros?|dollars?|pounds?|yen|francs?|crowns?|kron[aeo]r?|cents?|eur|usd"
-    r"|gbp|chf|free of charge|costs? nothing)\b",
+    r"|gbp|chf|free of charge|costs? nothing)\b"
+    # What credit costs is said as a rate.
+    r"|\b(?:costs?|charges?|charged)\s+(?:(?:about|around|up|to|at|from|between|only|is|are)\s+)*\d[\d.,]*\s*(?:%|per\s?cent\b)"
+    r"|\b(?:interest|rates?|fees?|commission)\b(?:\W+\w+){0,4}?\W+(?:is|are|of|at|from)\W+(?:\w+\s+){0,2}\d[\d.,]*\s*(?:%|per\s?cent\b)"
+    r"|\d\s*(?:%|per\s?cent)\s+(?:interest|fee|commission)\b",
     re.IGNORECASE,
 )
+# "How much water ...": a sentence that measures it ("14 litres") need not name it.
+_MEASURED = re.compile(r"\bhow\s+much\s+([^\W\d_]+)", re.IGNORECASE)
 _WANTS_NAME = re.compile(r"^\W*(?:who|whom|whose)\b", re.IGNORECASE)
 
 
@@ -196,7 +202,8 @@ class QuoteSelector:
                 break
         weights = self._weights(wanted, [row[2] | row[3] for row in rows])
         total = sum(weights.values())
-        absent = any(all(term not in row[2] and term not in row[3] for row in rows) for term in wanted)
+        absent = {term for term in wanted if all(term not in row[2] and term not in row[3] for row in rows)}
+        measured = {stem for match in _MEASURED.finditer(question) for stem in self._terms.content(match.group(1))}
         top_score = max((passage.score for passage in passages), default=0.0) or 1.0
         result = []
         for rank, quote, terms, title, near in rows:
@@ -204,7 +211,8 @@ class QuoteSelector:
                 continue
             coverage = self._coverage(weights, terms, title, near) / total * self._type_factor(question, quote.text)
             source = 0.5 + 0.25 * max(0.0, quote.passage.score) / top_score + 0.25 * max(0.0, quote.passage.dense_score)
-            result.append(_Candidate(quote, rank, terms, coverage, coverage * source, absent))
+            lacking = bool(absent - measured if _HAS_NUMBER.search(quote.text) else absent)
+            result.append(_Candidate(quote, rank, terms, coverage, coverage * source, lacking))
         return result
 
     def _coverage(self, weights: dict[str, float], terms: frozenset[str], title: frozenset[str], near: frozenset[str]) -> float:

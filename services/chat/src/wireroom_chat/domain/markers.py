@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 _NUMBERS = r"\d{1,3}(?:\s*[,;\u2013-]\s*\d{1,3})*"
 MARKER = rf"[\[\u3010]\s*(?:\^|sources?\s*)?{_NUMBERS}\s*[\]\u3011]"
-_GROUP = re.compile(rf"(\s*)({MARKER}(?:\s*{MARKER})*)", re.IGNORECASE)
+# Of a run of blanks only its beginning is tried: each place in it would cost the length of the rest.
+_GROUP = re.compile(rf"((?<!\s)\s*+)({MARKER}(?:\s*{MARKER})*)", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 _INLINE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)

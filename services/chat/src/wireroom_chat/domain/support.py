@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wireroom_chat.domain.agreement import disagreement
@@ -14,6 +14,8 @@ from wireroom_chat.domain.sentences import trimmed
 from wireroom_chat.domain.statements import Statement, StatementReader
 
 NOTHING: frozenset[str] = frozenset()
+# At the beginning of a sentence they name no new thing: they are about what the sentence before says is to be made or done.
+_REFERRING = frozenset(["construct", "work", "project", "scheme", "undertak"])
 
 
 class Check(StrEnum):
@@ -45,13 +47,17 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One sentence that may be cited, alone or (`citation` spans both) with its neighbour, whose words and names count, too."""
+    """One sentence that may be cited, alone or (`citation` spans both) with its neighbour, whose words and names count, too.
+
+    `resolved`: `main` is without its subject, which stands for something in the neighbour, as a pronoun would.
+    """
 
     citation: Citation
     main: Statement
     neighbour: Statement | None
     # Stems of the title.
     title: frozenset[str]
+    resolved: bool = False
 
     @property
     def known(self) -> frozenset[str]:
@@ -82,7 +88,12 @@ class SupportRules:
             return []
         if len(found) == 1:
             return [Evidence(citation, found[0], None, title)]
-        return [Evidence(citation, found[1], found[0], title), Evidence(citation, found[0], found[1], title)]
+        before, after = found[0], found[1]
+        ways = [Evidence(citation, after, before, title), Evidence(citation, before, after, title)]
+        if after.order and after.order[0] in _REFERRING and after.order[0] not in before.stems:
+            rest = after.order[1:]
+            ways.append(Evidence(citation, replace(after, order=rest, stems=frozenset(rest)), before, title, resolved=True))
+        return ways
 
     def read(self, claim: str) -> Statement:
         """The claim, once for all its evidence."""
@@ -97,8 +108,12 @@ class SupportRules:
         words = len(claim.stems & (evidence.main.stems | around)) / len(claim.stems)
         if words < self.thresholds.least_words:
             return None
-        if evidence.neighbour is not None and here / len(claim.stems) < self.thresholds.main:
-            return None
+        if evidence.neighbour is not None:
+            if evidence.resolved:
+                if not _is_object(claim, evidence.main, evidence.neighbour):
+                    return None
+            elif here / len(claim.stems) < self.thresholds.main:
+                return None
         if disagreement(claim, evidence.main, around):
             return None
         return Match(evidence, words)
@@ -107,6 +122,19 @@ class SupportRules:
         """0 to 1."""
         weight = self.thresholds.weight
         return weight * words + (1 - weight) * max(0.0, cosine)
+
+
+def _is_object(claim: Statement, main: Statement, neighbour: Statement) -> bool:
+    """Whether the claim begins with what the neighbour says something is done to, and goes on as `main` does."""
+    own = next((place for place, stem in enumerate(claim.order) if stem in main.stems), 0)
+    subject = claim.order[:own]
+    if not subject or neighbour.order.count(subject[0]) != 1:
+        return False
+    place = neighbour.order.index(subject[0])
+    if neighbour.order[place : place + own] != subject or set(subject) <= neighbour.names:
+        return False
+    # Who does it stands first, and what it is done to stands first in the passive.
+    return (place == 0) == neighbour.passive and claim.order[own:] == main.order[: len(claim.order) - own]
 
 
 def quotes_hold(claim: str, source: str) -> bool | None:

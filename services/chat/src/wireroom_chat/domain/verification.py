@@ -11,8 +11,9 @@ from wireroom_chat.domain.passages import Passage, Quote
 from wireroom_chat.domain.sentences import is_false_stop, trimmed
 
 _MAX_BUFFER = 8000
+# Of runs only the beginning is tried: what a model writes may be a hundred thousand blanks.
 _BOUNDARY = re.compile(
-    rf"""(?:([.!?…]+)["'”\u2019»)]*(?:\s*{MARKER})*\s+|[ \t]*\n\s*)(?=[^\s\[\u3010])""",
+    rf"""(?:(?<![.!?…])([.!?…]++)["'”\u2019»)]*(?:\s*{MARKER})*\s+|(?<![ \t\n])[ \t]*+\n\s*+)(?=[^\s\[\u3010])""",
     re.IGNORECASE,
 )
 

@@ -35,7 +35,7 @@ from wireroom_chat.ports.sessions import (
 )
 from wireroom_chat.usecases.completing import CompleteChat
 from wireroom_common.clock import Clock
-from wireroom_common.errors import ErrorKind, WireroomError
+from wireroom_common.errors import WireroomError
 from wireroom_common.principal import Principal
 
 PERMISSION = "chat:use"
@@ -138,14 +138,6 @@ class SessionAnswers:
         )
         await self._turns.finish(generation.tenant_id, message_id, answer, self._clock.now())
         self._running.remove(message_id)
-
-
-class NoPersonas:
-    """There are no assistants."""
-
-    async def persona(self, tenant_id: UUID, name: str, session_id: UUID | None) -> Persona:
-        del tenant_id, session_id
-        raise WireroomError(ErrorKind.NOT_FOUND, "assistant_not_found", f"There is no assistant '{name[:100]}'.")
 
 
 class Conversations:

@@ -19,7 +19,7 @@ log = get_logger(__name__)
 
 def article_lists(seconds: float) -> Namespace:
     """Tags are asked of Redis at each look: who changes feeds finds the change in the next list, on whichever replica."""
-    return Namespace("news.lists", seconds=seconds, verify=True, memory_entries=2_000)
+    return Namespace("news.lists", seconds=seconds, verify=True, memory_entries=2_000, warm=200)
 
 
 class ArticleLists:

@@ -106,6 +106,8 @@ async def change_access(
         text("UPDATE documents SET access = :access WHERE tenant_id = :tenant_id AND id = :id"),
         {"tenant_id": scope.tenant_id, "id": document_id, "access": access.value},
     )
+    if access is Access.COLLECTIONS:
+        await _leave_others(connection, scope, document_id)
     changed = await reread(connection, scope.tenant_id, [document_id])
     await emit(
         connection,
@@ -123,6 +125,26 @@ async def change_access(
         access=access.value,
         access_before=before,
     )
+
+
+async def _leave_others(connection: AsyncConnection, scope: Scope, document_id: UUID) -> None:
+    """Take the document out of collections that neither its owner nor the caller may fill.
+
+    Whoever reads a document may put it into a collection of his own, as long as that decides nothing. From now on it would.
+    """
+    rows = await connection.execute(
+        text(
+            "DELETE FROM collection_documents m USING collections c, documents d"
+            " WHERE m.tenant_id = :tenant_id AND m.document_id = :id AND c.tenant_id = m.tenant_id AND c.id = m.collection_id"
+            "   AND d.tenant_id = m.tenant_id AND d.id = m.document_id AND c.owner_id NOT IN (d.owner_id, :user_id)"
+            "   AND NOT c.editor_grants && (CAST(:tokens AS text[]) || ('user:' || CAST(d.owner_id AS text)))"
+            " RETURNING m.collection_id"
+        ),
+        {"tenant_id": scope.tenant_id, "id": document_id, "user_id": scope.user_id, "tokens": list(scope.readers)},
+    )
+    for collection_id in rows.scalars().all():
+        event = events_pb2.RagCollectionDocumentRemoved(collection_id=str(collection_id), document_id=str(document_id))
+        await emit(connection, event, tenant_id=scope.tenant_id, subject=str(collection_id), actor=str(scope.user_id))
 
 
 def _acl(row: Row[Any]) -> Acl:

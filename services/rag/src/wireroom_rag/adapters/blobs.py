@@ -23,10 +23,13 @@ from wireroom_common.errors import ErrorKind, OperatorError, WireroomError
 from wireroom_rag.ports.documents import COMPRESSED
 
 if TYPE_CHECKING:
+    from obstore import BytesStream
     from obstore.store import S3Config
 
 # Text shrinks to a third at this level, faster than it comes over the network.
 _LEVEL = 3
+# So much is compressed by itself: a file of one repeated character must not unpack to all of it at once.
+_FRAME = 1 << 20
 _PART = 1 << 20
 # S3 takes no smaller parts but the last.
 _S3_PART = 5 << 20
@@ -80,13 +83,11 @@ class ObjectBlobs:
                     await writer.write(block)
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
-        unpack = zstandard.ZstdDecompressor().decompressobj() if key.endswith(COMPRESSED) else None
         with _translated():
             found = await obstore.get_async(self._store, key)
-            async for block in found.stream(min_chunk_size=_PART):
-                data = bytes(block) if unpack is None else await asyncio.to_thread(unpack.decompress, bytes(block))
-                if data:
-                    yield data
+            blocks = found.stream(min_chunk_size=_PART)
+            async for block in _unpacked(blocks) if key.endswith(COMPRESSED) else blocks:
+                yield bytes(block)
 
     def open(self, key: str) -> BinaryIO:
         if self._folder is not None:
@@ -143,11 +144,31 @@ def _bucket(url: str, access: BucketAccess) -> S3Store:
 
 
 async def _compressed(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    pack = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
+    pack, filled = zstandard.ZstdCompressor(level=_LEVEL).compressobj(), 0
     async for block in data:
-        if packed := await asyncio.to_thread(pack.compress, block):
-            yield packed
+        for start in range(0, len(block), _FRAME):
+            part = block[start : start + _FRAME]
+            packed = await asyncio.to_thread(pack.compress, part)
+            filled += len(part)
+            if filled >= _FRAME:
+                packed += pack.flush()
+                pack, filled = zstandard.ZstdCompressor(level=_LEVEL).compressobj(), 0
+            if packed:
+                yield packed
     yield pack.flush()
+
+
+async def _unpacked(blocks: BytesStream) -> AsyncIterator[bytes]:
+    unpack = zstandard.ZstdDecompressor().decompressobj()
+    async for block in blocks:
+        left = bytes(block)
+        while left:
+            data = await asyncio.to_thread(unpack.decompress, left)
+            left = unpack.unused_data if unpack.eof else b""
+            if unpack.eof:
+                unpack = zstandard.ZstdDecompressor().decompressobj()
+            if data:
+                yield data
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import struct
 from collections.abc import AsyncIterator
 
 from wireroom_common.errors import ErrorKind, OperatorError, WireroomError
-from wireroom_rag.domain.document import RejectedError
+from wireroom_rag.domain.document import TOO_LARGE_TO_SCAN, RejectedError
 
 _LENGTH = struct.Struct(">I")
 _PIECE = 128 * 1024
@@ -82,7 +82,7 @@ def _verdict(answer: str) -> str:
     if verdict.endswith(" FOUND"):
         return verdict.removesuffix(" FOUND")[:_LONGEST_NAME]
     if "size limit exceeded" in verdict:
-        raise RejectedError("document_too_large_to_scan", "The file is larger than the virus scanner takes.")
+        raise RejectedError(TOO_LARGE_TO_SCAN, "The file is larger than the virus scanner takes.")
     raise _away()
 
 

@@ -32,6 +32,7 @@ PENDING = (State.RECEIVED, State.SCANNED, State.EXTRACTED, State.CHUNKED, State.
 
 
 MALWARE_FOUND = "malware_found"
+TOO_LARGE_TO_SCAN = "document_too_large_to_scan"
 # Of a file: what is larger must not hold up what is not.
 SMALL_BYTES = 1_000_000
 # Files under these keys are never given out.

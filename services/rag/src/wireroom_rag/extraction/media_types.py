@@ -27,16 +27,15 @@ DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 EPUB = "application/epub+zip"
-# Kinds that shrink when they are compressed; the others are compressed by themselves.
-COMPRESSIBLE = frozenset({TEXT, MARKDOWN, HTML, CSV, MAIL})
 
 # How much of a file's beginning decides.
 HEAD_BYTES = 64 * 1024
 _PDF_HEADER_WITHIN = 1024
 _ZIP_HEADER = b"PK\x03\x04"
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+# Comments are taken as they end first and never otherwise: many of them could be told apart in exponentially many ways.
 _HTML_START = re.compile(
-    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
+    r"\s*(?:<\?xml[^>]*>\s*)?(?>(?:<!--.*?-->\s*)*)<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
 )
 _HTML_TAG = re.compile(r"<(?:p|div|h[1-6]|ul|ol|table|span|a|br|title|meta)\b", re.IGNORECASE)
 # The beginning of a mail: an envelope line of a mailbox perhaps, then header fields, long ones folded.

@@ -14,11 +14,14 @@ _UNWANTED = re.compile(
     "[\x00-\x08\x0b\x0e-\x1f\x7f\x80-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+# Of runs of what is looked for only the beginning is tried: each place in a run would cost the length of its rest.
 # Joiners mean something inside of some scripts and of emoji only, and there one is enough.
-_LATIN_JOINER = re.compile("(?<=[\\x00-\u024f])[\u200c\u200d]+|[\u200c\u200d]+(?=[\\x00-\u024f])|^[\u200c\u200d]+")
+_LATIN_JOINER = re.compile(
+    "(?<=[\\x00-\u024f])[\u200c\u200d]+|(?<![\u200c\u200d])[\u200c\u200d]++(?=[\\x00-\u024f])|^[\u200c\u200d]+"
+)
 _JOINERS = re.compile("([\u200c\u200d])[\u200c\u200d]+")
 _LINE_ENDS = re.compile("\r\n?|\x0c|\x85|\u2028|\u2029")
-_TRAILING = re.compile(r"[ \t\u00a0]+\n")
+_TRAILING = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]++\n")
 _EMPTY_LINES = re.compile(r"\n{3,}")
 _WORD = re.compile(r"\w")
 _PAGE_GAP = "\n\n"

@@ -111,6 +111,7 @@ class Builder:
             await self._jobs.release(task)
         finally:
             heartbeat.cancel()
+            await asyncio.gather(heartbeat, return_exceptions=True)
         return True
 
     async def _work(self, task: Task) -> None:

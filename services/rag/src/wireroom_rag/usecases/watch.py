@@ -19,13 +19,16 @@ _log = structlog.get_logger(__name__)
 
 
 class WatchDocument:
-    """At most `most` watchers at a time; changes are looked for every `seconds` while there are any."""
+    """At most `most` watchers at a time, `each` of one tenant; changes are looked for every `seconds` while there are any."""
 
-    def __init__(self, documents: DocumentStore, progress: ProgressReader, *, seconds: float = 0.3, most: int = 1_000) -> None:
+    def __init__(
+        self, documents: DocumentStore, progress: ProgressReader, *, seconds: float = 0.3, most: int = 1_000, each: int = 200
+    ) -> None:
         self._documents = documents
         self._progress = progress
         self._seconds = seconds
         self._most = most
+        self._each = each
         self._watchers: dict[asyncio.Event, DocumentKey] = {}
         self._seen: dict[DocumentKey, Progress | None] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -54,7 +57,9 @@ class WatchDocument:
 
     @contextlib.contextmanager
     def _watching(self, key: DocumentKey) -> Iterator[asyncio.Event]:
-        if len(self._watchers) >= self._most:
+        tenant_id, _ = key
+        of_tenant = sum(1 for watched, _ in self._watchers.values() if watched == tenant_id)
+        if len(self._watchers) >= self._most or of_tenant >= self._each:
             raise WireroomError(
                 ErrorKind.UNAVAILABLE,
                 "watchers_too_many",

@@ -7,11 +7,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from wireroom_common.rpc.multiplex.wire import ENVELOPE_COST
 from wireroom_protos.common.v1.multiplex_pb2 import ConnectRequest, ConnectResponse
 
 Batch = TypeVar("Batch", ConnectRequest, ConnectResponse)
 
 _BATCH_BYTES = 256 * 1024
+# No envelope is counted as less than its cost.
+MAX_ENVELOPES = _BATCH_BYTES // ENVELOPE_COST
 
 
 class Outbox(Generic[Batch]):

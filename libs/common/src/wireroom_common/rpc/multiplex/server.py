@@ -13,7 +13,7 @@ import grpc.aio
 
 from wireroom_common.rpc.call_runner import CallRunner
 from wireroom_common.rpc.exchange import CallStatus, Exchange, Metadata
-from wireroom_common.rpc.multiplex.outbox import Outbox
+from wireroom_common.rpc.multiplex.outbox import MAX_ENVELOPES, Outbox
 from wireroom_common.rpc.multiplex.pipes import OutgoingPipe
 from wireroom_common.rpc.multiplex.wire import (
     ENVELOPE_COST,
@@ -72,6 +72,9 @@ class _Stream:
         writing = asyncio.get_running_loop().create_task(self.outbox.write_all(self._context.write))
         try:
             while (batch := await self._context.read()) is not grpc.aio.EOF:
+                # Each may be answered at once, and only between batches is it asked whether the answers leave.
+                if len(batch.envelopes) > MAX_ENVELOPES:
+                    await self._context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many envelopes at once.")
                 for envelope in batch.envelopes:
                     self._receive(envelope)
                 # A client that does not read what it is answered gets no further calls.

@@ -241,6 +241,15 @@ UPGRADE: list[str] = statements_of(
     _policy("postings", _STATED),
 )
 DOWNGRADE: list[str] = [
+    # The older code shows every document to all of its tenant.
+    """
+    DO $$ BEGIN
+        IF EXISTS (SELECT FROM rag.documents WHERE access <> 'tenant' AND deleted_at IS NULL) THEN
+            RAISE EXCEPTION 'There are documents that not everybody in their tenant may read, and the older version would show them to all.'
+                USING HINT = 'Delete them or open them to their tenants first.';
+        END IF;
+    END $$
+    """,
     *(
         statement
         for table in _TABLES
