@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 # The model that `make setup` has built.
 os.environ.setdefault("WIREROOM_RAG_MODEL_DIR", str(ROOT / ".build" / "models"))
 
-_spec = importlib.util.spec_from_file_location("rag_rig", ROOT / "services/rag/tests/conftest.py")
+_spec = importlib.util.spec_from_file_location("rag_fixtures", ROOT / "services/rag/tests/conftest.py")
 assert _spec is not None
 assert _spec.loader is not None
 _rig = importlib.util.module_from_spec(_spec)
-sys.modules["rag_rig"] = _rig
+sys.modules["rag_fixtures"] = _rig
 _spec.loader.exec_module(_rig)
 model_files, rag_database, start_rag, rag = _rig.model_files, _rig.rag_database, _rig.start_rag, _rig.rag

@@ -176,7 +176,7 @@ async def test_without_any_source_assist_answers_and_strict_does_not(setup: Setu
     setup.chat.provider.enqueue(tokens=["About 14 litres, I think [1]."])
     response = await setup.chat.complete_response(model="grounded", messages=ask(QUESTION), grounding={"mode": "assist"})
     message = orjson.loads(response.body)["choices"][0]["message"]
-    assert (message["content"], message["annotations"]) == ("About 14 litres, I think.", [])
+    assert (message["content"], message["annotations"]) == ("About 14 litres, I think. (unverified)", [])
     assert (response.info.answer_mode, response.info.retrieval) == ("generated", "failed")
     asked = len(setup.rag.calls)
     with pytest.raises(WireroomError) as caught:

@@ -19,7 +19,7 @@ _DUPLICATE = 0.8
 _MAX_PARTS = 4
 _MIN_PART_TERMS = 2
 _PART_BORDER = re.compile(
-    r"(?:[,;]\s*|\s+)(?:and|or|but)\s+(?=(?:what|who|whom|whose|which|when|where|why|how|do|does|did|is|are|was|were|can|could|will|would"
+    r"(?:[,;]\s*+|(?<!\s)\s++)(?:and|or|but)\s++(?=(?:what|who|whom|whose|which|when|where|why|how|do|does|did|is|are|was|were|can|could|will|would"
     r"|should|has|have|had|may|must)\b)|(?<=\?)\s+",
     re.IGNORECASE,
 )
@@ -66,7 +66,7 @@ class Calibration:
     neighbour_credit: float = 0.4
     # What is left of the coverage when a figure, a date or a price was asked for and the sentence has none.
     wrong_type: float = 0.5
-    # As much more is needed where a word of the question stands in no passage at all.
+    # As much more is needed where a word of the question stands in no passage at all, unless the passage is very close.
     absent: float = 0.1
     # The same where a person was asked for; milder, because a role ("the landlord") may be the answer.
     no_name: float = 0.85
@@ -177,11 +177,9 @@ class QuoteSelector:
     def _suffices(self, candidate: _Candidate) -> bool:
         calibration = self._calibration
         dense = candidate.quote.passage.dense_score
-        needed = calibration.coverage_alone
         if dense >= calibration.dense_close:
-            needed = calibration.coverage_close
-        elif dense >= calibration.dense:
-            needed = calibration.coverage
+            return candidate.coverage >= calibration.coverage_close
+        needed = calibration.coverage if dense >= calibration.dense else calibration.coverage_alone
         return candidate.coverage >= needed + (calibration.absent if candidate.absent else 0.0)
 
     def _candidates(self, question: str, passages: Sequence[Passage]) -> list[_Candidate]:
