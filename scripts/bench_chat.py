@@ -1,12 +1,15 @@
-"""Chat completions through gateway and chat service, per second of CPU time of both together, beside nginx before the same upstream.
+"""Chat completions through gateway and chat service, per second of CPU time of both together, beside nginx and LiteLLM's proxy.
 
-Whole answers (requests) and streams of 200 tokens (tokens), with every feature on: limits, budget, ledger, stream buffer, events. Needs
-nginx and wrk. The two processes are pinned to one core, everything else to the other; rounds alternate; one wrong answer ends the run.
+Whole answers (requests) and streams of 200 tokens (tokens), with every feature on: limits, budget, ledger, stream buffer, events; all
+sides before the same upstream. Then the time to the first token that each adds to the upstream's own, of one stream and of 32 at once.
+Needs nginx and wrk. The servers under test are pinned to one core, everything else to the other; rounds alternate; one wrong answer ends
+the run. LiteLLM gets an environment of its own below `.build`, and what a proxy of it needs least: one worker, a master key, no database.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -15,10 +18,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +47,7 @@ from bench_gateway import (
 )
 from harness import Deployment, deploy, free_port
 from peers.fast_upstream import TOKENS
+from peers.litellm_proxy import KEY, VERSION, proxy
 
 MODEL = "fast/fast"
 
@@ -124,6 +130,54 @@ def round_of(side: Side, connections: int, seconds: int, lua: Path) -> Round:
     return Round(found.requests, found.seconds, found.cpu_seconds + sum(cpu_seconds(pid) for pid in others) - before)
 
 
+@contextlib.contextmanager
+def litellm_before(folder: Path, upstream_port: int) -> Iterator[Side]:
+    """One worker of LiteLLM's proxy before the upstream."""
+    port = free_port()
+    with proxy(ROOT / ".build", folder, model=MODEL, upstream=upstream_port, port=port) as process:
+        headers = {"authorization": f"Bearer {KEY}"}
+        answers(f"http://127.0.0.1:{port}/v1/models", headers, within=180)
+        yield Side(f"LiteLLM {VERSION}", f"http://127.0.0.1:{port}/v1/chat/completions", process.pid, headers)
+
+
+async def first_token(url: str, headers: dict[str, str], *, streams: int, count: int) -> float:
+    """Median seconds from the request to the first text of a stream, of `count` streams, `streams` at a time."""
+    taken: list[float] = []
+    gate = asyncio.Semaphore(streams)
+
+    async def one(session: aiohttp.ClientSession) -> None:
+        async with gate:
+            start = time.perf_counter()
+            async with session.post(
+                url, data=body(stream=True), headers={**headers, "content-type": "application/json"}
+            ) as response:
+                received = b""
+                async for piece in response.content.iter_any():
+                    received += piece
+                    if b"word0" in received:
+                        break
+                taken.append(time.perf_counter() - start)
+                await response.read()
+
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=streams)) as session:
+        for _ in range(3):
+            await one(session)
+        taken.clear()
+        await asyncio.gather(*(one(session) for _ in range(count)))
+    return statistics.median(taken)
+
+
+def print_first_tokens(sides: tuple[Side, ...], upstream_port: int) -> None:
+    """What each side adds."""
+    direct = f"http://127.0.0.1:{upstream_port}/v1/chat/completions"
+    for streams, count in ((1, 100), (32, 320)):
+        alone = asyncio.run(first_token(direct, {}, streams=streams, count=count))
+        for side in sides:
+            found = asyncio.run(first_token(side.url, side.headers, streams=streams, count=count))
+            print(f"first token, {streams} at once: {side.name:20} adds {(found - alone) * 1000:7.2f} ms (p50)")
+
+
 def main() -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -154,9 +208,10 @@ def main() -> int:
         ordinary_pids = (ordinary_pid, pids[1])
         ordinary = Chain("the same, plain gRPC", f"{ordinary_url}/v1/chat/completions", ordinary_pid, headers, ordinary_pids)
         peer = stack.enter_context(nginx_before(folder, port))
-        sides = (ours, ordinary, peer)
+        litellm = stack.enter_context(litellm_before(folder, port))
+        sides = (ours, ordinary, peer, litellm)
         for process in psutil.Process().children(recursive=True):
-            pin(process.pid, SERVER_CORE if process.pid in {*pids, ordinary_pid, peer.pid} else LOAD_CORE)
+            pin(process.pid, SERVER_CORE if process.pid in {*pids, ordinary_pid, peer.pid, litellm.pid} else LOAD_CORE)
         for stream in (False, True):
             lua = script(folder, stream=stream)
             results: dict[str, list[Round]] = {side.name: [] for side in sides}
@@ -174,6 +229,8 @@ def main() -> int:
                     f"{side.name:20} {per_core * factor:9.0f} {unit} per CPU second ({1e6 / per_core / factor:8.1f} µs each),"
                     f" ours is {reference / per_core:.4f} x"
                 )
+        print_first_tokens(sides, port)
+        print(f"resident: LiteLLM {resident_mb(litellm.pid):.0f} MB")
         print(f"resident: gateway {resident_mb(pids[0]):.0f} MB, chat {resident_mb(pids[1]):.0f} MB")
     return 0
 

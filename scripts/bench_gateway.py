@@ -162,9 +162,9 @@ def ordinary_gateway(running: Running) -> tuple[str, int]:
     return f"http://127.0.0.1:{port}", running.processes["ordinary-gateway"].pid
 
 
-def answers(url: str, headers: dict[str, str]) -> str:
-    """The body, once the server answers 200."""
-    deadline = time.monotonic() + 30
+def answers(url: str, headers: dict[str, str], within: float = 30) -> str:
+    """The body, once the server answers 200, `within` seconds at the latest."""
+    deadline = time.monotonic() + within
     while True:
         try:
             with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as response:  # noqa: S310 - servers of this run

@@ -62,7 +62,8 @@ class FastUpstream(asyncio.Protocol):
         if len(rest) < length:
             return
         body, self._buffer = rest[:length], rest[length:]
-        self._transport.write(_STREAM if b'"stream":true' in body else _JSON)
+        wanted = b'"stream":true' in body or b'"stream": true' in body
+        self._transport.write(_STREAM if wanted else _JSON)
 
 
 async def main() -> None:
