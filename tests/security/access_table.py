@@ -36,6 +36,8 @@ class Act:
     others_need: str = ""
     # With reach OWN: the permission with which others of the tenant reach it, too.
     readers: str = ""
+    # What those get who may while the effect of an earlier call lasts.
+    meanwhile: int = 0
 
     def how(self) -> dict[str, Any]:
         """What `access_world.call` wants to know."""
@@ -189,9 +191,11 @@ TABLE: Mapping[str, Act] = {
     "GET /api/v1/privacy/receipts/{id}": Act(things={"id": "receipt"}, reach=_TENANT),
     "GET /api/v1/index": Act(),
     # Nothing is being built: the one who may learns that.
-    "DELETE /api/v1/index/reindex": Act(409),
-    "POST /api/v1/index/reindex": Act(202, {}),
-    "POST /api/v1/collections/{id}/reindex": Act(202, {}, things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "DELETE /api/v1/index/reindex": Act(409, meanwhile=200),
+    "POST /api/v1/index/reindex": Act(202, {}, meanwhile=409),
+    "POST /api/v1/collections/{id}/reindex": Act(
+        202, {}, things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS, meanwhile=409
+    ),
     "GET /api/v1/citations/{id}": Act(things={"id": "citation"}, reach=_TENANT),
     "POST /api/v1/rag/query": Act(body={"query": "agreement of the harbour, pilot and tide table"}),
     "POST /api/v1/rag/answer": Act(body={"question": "Which pilot does the harbour agreement name?", "model": "extractive"}),

@@ -75,7 +75,7 @@ def test_route_answers_as_declared(world: World, operation: str, actor_name: str
 
     reply = call(actor, method, path_of(operation, ids, act), filled(act))
 
-    assert reply.status == status, reply.body[:600]
+    assert reply.status == status or (allowed and reply.status == act.meanwhile), reply.body[:600]
     assert_declared(operation, reply.status)
     if actor.tenant != "a":
         assert_no_marker(reply, sent=ids)
