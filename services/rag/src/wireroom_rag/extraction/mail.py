@@ -1,20 +1,28 @@
-"""Text of e-mails (RFC 5322, MIME): who, when, about what, the text; attachments by name only."""
+"""Text of e-mails (RFC 5322, MIME): who, when, about what, the text, and that of attachments which can be read."""
 
 from __future__ import annotations
 
 import email
 import email.policy
+import io
+import itertools
 from collections.abc import Iterator
 from email.message import EmailMessage, MIMEPart
 from typing import cast
 
+from wireroom_common.errors import WireroomError
 from wireroom_rag.domain.document import RejectedError
 from wireroom_rag.extraction.encoding import decode_text, known_encoding
 from wireroom_rag.extraction.markup import html_string_text
+from wireroom_rag.extraction.media_types import HEAD_BYTES, MAIL, media_type_of
+from wireroom_rag.extraction.readers import read_pages
 
 _SHOWN = ("From", "To", "Cc", "Date")
 _MAX_PARTS = 1_000
 _DEPTH = 10
+# Of all attachments together, and pages of one.
+_MAX_READ = 50
+_MAX_PAGES = 2_000
 
 
 def mail_text(data: bytes) -> str:
@@ -22,10 +30,10 @@ def mail_text(data: bytes) -> str:
     message = email.message_from_bytes(data, policy=email.policy.default)
     if sum(1 for _ in message.walk()) > _MAX_PARTS:
         raise RejectedError("document_too_complex", f"The e-mail has more than {_MAX_PARTS} parts.")
-    return "\n\n".join(part for part in _message(message, 0) if part.strip())
+    return "\n\n".join(part for part in _message(message, 0, itertools.count()) if part.strip())
 
 
-def _message(message: EmailMessage, depth: int) -> Iterator[str]:
+def _message(message: EmailMessage, depth: int, read: Iterator[int]) -> Iterator[str]:
     yield f"# {_header(message, 'Subject') or 'E-mail'}"
     yield "\n".join(f"{name}: {value}" for name in _SHOWN if (value := _header(message, name)))
     body = message.get_body(("plain", "html"))
@@ -34,9 +42,26 @@ def _message(message: EmailMessage, depth: int) -> Iterator[str]:
     for part in _attachments(message, body):
         if part.get_content_type() == "message/rfc822" and depth < _DEPTH:
             for inner in part.iter_parts():
-                yield from _message(cast("EmailMessage", inner), depth + 1)
+                yield from _message(cast("EmailMessage", inner), depth + 1, read)
         else:
             yield f"Attachment: {_name(part)} ({part.get_content_type()})"
+            yield from _attached(part, depth, read)
+
+
+def _attached(part: EmailMessage, depth: int, read: Iterator[int]) -> Iterator[str]:
+    payload = part.get_payload(decode=True)
+    data = payload if isinstance(payload, bytes) else b""
+    try:
+        kind = media_type_of(_name(part), data[:HEAD_BYTES], lambda: io.BytesIO(data))
+        if not data or next(read) >= _MAX_READ:
+            return
+        if kind != MAIL:
+            yield from read_pages(kind, data, _MAX_PAGES)[0]
+        elif depth < _DEPTH:
+            yield from _message(email.message_from_bytes(data, policy=email.policy.default), depth + 1, read)
+    except (RejectedError, WireroomError):
+        # Its name stands there already; a picture or a damaged file does not spoil the mail.
+        return
 
 
 def _attachments(message: EmailMessage, body: MIMEPart | None) -> Iterator[EmailMessage]:

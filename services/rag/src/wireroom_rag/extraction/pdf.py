@@ -11,6 +11,7 @@ from pypdf import PdfReader
 from pypdf.errors import PyPdfError
 
 from wireroom_rag.domain.document import RejectedError
+from wireroom_rag.extraction.pdf_unseen import UnseenText
 
 # pdfium marks a hyphen at a line's end with U+FFFE (older builds: U+0002); the word goes on in the next line.
 _BROKEN_WORD = re.compile("[\ufffe\x02](?:\r?\n)?")
@@ -31,8 +32,10 @@ def _with_pdfium(data: bytes, max_pages: int) -> list[str]:
     try:
         _check_pages(len(document), max_pages)
         texts = []
+        unseen = UnseenText()
         for index in range(len(document)):
             page = document[index]
+            unseen.remove(page)
             text_page = page.get_textpage()
             texts.append(_BROKEN_WORD.sub("", text_page.get_text_range()))
             text_page.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
+import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import python_calamine
 from lxml import etree
@@ -15,6 +17,7 @@ from wireroom_rag.domain.document import RejectedError
 from wireroom_rag.extraction.archives import damaged, open_archive, read_entry
 from wireroom_rag.extraction.encoding import decode_text
 from wireroom_rag.extraction.package_xml import read_xml
+from wireroom_rag.extraction.sheet_styles import unseen_styles
 from wireroom_rag.extraction.tables import row_line
 
 _RELATIONSHIPS = "xl/_rels/workbook.xml.rels"
@@ -22,9 +25,16 @@ _ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _FIELD = 1_000_000
 _MAX_CELLS = 10_000_000
 _DELIMITERS = ",;\t|"
+_PLACE = re.compile(r"(?P<column>[A-Z]{1,3})(?P<row>[0-9]{1,7})")
 
-# Rows and columns, both counted from 0.
-_Hidden = tuple[frozenset[int], frozenset[int]]
+
+@dataclass(frozen=True)
+class _Hidden:
+    """What of a sheet is not shown; rows and columns are counted from 0."""
+
+    rows: frozenset[int] = frozenset()
+    columns: frozenset[int] = frozenset()
+    cells: frozenset[tuple[int, int]] = frozenset()
 
 
 def xlsx_pages(data: bytes, max_pages: int) -> list[str]:
@@ -73,15 +83,21 @@ def csv_delimiter(text: str) -> str | None:
 def _sheet(workbook: python_calamine.CalamineWorkbook, sheet: python_calamine.SheetMetadata, hidden: dict[str, _Hidden]) -> str:
     if sheet.visible is not python_calamine.SheetVisibleEnum.Visible or sheet.typ is not python_calamine.SheetTypeEnum.WorkSheet:
         return ""
-    rows_hidden, columns_hidden = hidden.get(sheet.name, (frozenset(), frozenset()))
+    unseen = hidden.get(sheet.name, _Hidden())
     cells = workbook.get_sheet_by_name(sheet.name)
     if cells.total_height * cells.total_width > _MAX_CELLS:
         raise RejectedError("document_too_complex", f"The sheet '{sheet.name}' spans more than {_MAX_CELLS} cells. Split it.")
     rows = cells.to_python(skip_empty_area=False)
     lines = []
     for number, row in enumerate(rows):
-        if number not in rows_hidden:
-            line = row_line([_cell(value) for column, value in enumerate(row) if column not in columns_hidden])
+        if number not in unseen.rows:
+            line = row_line(
+                [
+                    "" if (number, column) in unseen.cells else _cell(value)
+                    for column, value in enumerate(row)
+                    if column not in unseen.columns
+                ]
+            )
             if line:
                 lines.append(line)
     return "\n".join([f"# {sheet.name}", "", *lines]) if lines else ""
@@ -96,9 +112,10 @@ def _cell(value: object) -> str:
 
 
 def _hidden_parts(data: bytes) -> dict[str, _Hidden]:
-    """Hidden rows and columns by the name of their sheet: the reader of the cells does not tell."""
+    """What is not shown, by the name of the sheet: the reader of the cells does not tell."""
     with open_archive(io.BytesIO(data)) as archive:
-        return {name: _hidden_in(read_entry(archive, part)) for name, part in _parts_of_sheets(archive)}
+        styles = unseen_styles(archive)
+        return {name: _hidden_in(read_entry(archive, part), styles) for name, part in _parts_of_sheets(archive)}
 
 
 def _parts_of_sheets(archive: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
@@ -114,21 +131,34 @@ def _parts_of_sheets(archive: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
             yield sheet.get("name") or "", part
 
 
-def _hidden_in(part: bytes) -> _Hidden:
+def _hidden_in(part: bytes, styles: frozenset[str]) -> _Hidden:
     rows: set[int] = set()
     columns: set[int] = set()
-    if b"hidden=" not in part and b"hidden =" not in part:
-        return frozenset(), frozenset()
+    cells: set[tuple[int, int]] = set()
+    if b"hidden=" not in part and b"hidden =" not in part and not styles:
+        return _Hidden()
+    tags = ("{*}row", "{*}col", "{*}c") if styles else ("{*}row", "{*}col")
     try:
-        for _, element in etree.iterparse(
-            io.BytesIO(part), tag=("{*}row", "{*}col"), resolve_entities=False, no_network=True, load_dtd=False
-        ):
-            if element.get("hidden") in ("1", "true"):
-                if etree.QName(element).localname == "row" and (element.get("r") or "").isdigit():
+        for _, element in etree.iterparse(io.BytesIO(part), tag=tags, resolve_entities=False, no_network=True, load_dtd=False):
+            name = etree.QName(element).localname
+            if name == "c":
+                place = _PLACE.fullmatch(element.get("r") or "")
+                if element.get("s", "0") in styles and place is not None:
+                    cells.add((int(place["row"]) - 1, _column(place["column"])))
+            elif element.get("hidden") in ("1", "true"):
+                if name == "row" and (element.get("r") or "").isdigit():
                     rows.add(int(element.get("r") or 0) - 1)
                 elif (element.get("min") or "").isdigit() and (element.get("max") or "").isdigit():
                     columns.update(range(int(element.get("min") or 1) - 1, min(int(element.get("max") or 0), 16_384)))
-            element.clear()
+            if name != "c":
+                element.clear()
     except etree.XMLSyntaxError as error:
         raise damaged() from error
-    return frozenset(rows), frozenset(columns)
+    return _Hidden(frozenset(rows), frozenset(columns), frozenset(cells))
+
+
+def _column(letters: str) -> int:
+    number = 0
+    for letter in letters:
+        number = number * 26 + ord(letter) - ord("A") + 1
+    return number - 1

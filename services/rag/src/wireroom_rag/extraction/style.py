@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import cssselect
 import tinycss2  # type: ignore[import-untyped]  # has no stubs
 import tinycss2.color4  # type: ignore[import-untyped]  # has no stubs
-from cssselect import HTMLTranslator, SelectorError
 from lxml import etree
 
 Rgb = tuple[float, float, float]
@@ -31,6 +31,10 @@ _RELEVANT = frozenset((
 ))  # fmt: skip
 
 Declarations = Mapping[str, str]
+# Importance, specificity, place of the rule; and the value.
+_Weighed = tuple[tuple[bool, int, int, int, int], str]
+# Of a style attribute: above every selector.
+_INLINE = (1_000_000, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -51,51 +55,66 @@ class Look:
 
 
 class Styles:
-    """The styles of one page. Later rules win; weights of selectors are not looked at."""
+    """The styles of one page: what is important wins, then the more specific selector, then the later rule (CSS Cascade, 6)."""
 
     def __init__(self, root: etree._Element) -> None:
-        self._by_class: dict[str, dict[str, str]] = {}
-        self._by_id: dict[str, dict[str, str]] = {}
-        self._by_tag: dict[str, dict[str, str]] = {}
-        self._by_element: dict[etree._Element, dict[str, str]] = {}
+        self._by_class: dict[str, dict[str, _Weighed]] = {}
+        self._by_id: dict[str, dict[str, _Weighed]] = {}
+        self._by_tag: dict[str, dict[str, _Weighed]] = {}
+        self._by_element: dict[etree._Element, dict[str, _Weighed]] = {}
         self._complex = 0
         for number, (selectors, declared) in enumerate(_page_rules(root)):
             if number >= _RULES:
                 break
             for selector in selectors.split(","):
-                self._add(root, selector.strip(), declared)
+                self._add(root, selector.strip(), declared, number)
 
     def of(self, element: etree._Element) -> Declarations:
         """What is declared for an element itself, its attributes included."""
-        found: dict[str, str] = {}
-        found.update(self._by_tag.get(str(element.tag), {}))
+        found: dict[str, _Weighed] = {}
+        _merge(found, self._by_tag.get(str(element.tag), {}))
         for name in (element.get("class") or "").split():
-            found.update(self._by_class.get(name, {}))
+            _merge(found, self._by_class.get(name, {}))
         if identifier := element.get("id"):
-            found.update(self._by_id.get(identifier, {}))
-        found.update(self._by_element.get(element, {}))
+            _merge(found, self._by_id.get(identifier, {}))
+        _merge(found, self._by_element.get(element, {}))
+        if style := element.get("style"):
+            _merge(found, {name: ((important, *_INLINE), value) for name, (important, value) in _declared(style).items()})
+        values = {name: value for name, (_, value) in found.items()}
         for attribute, name in (("bgcolor", "background-color"), ("color", "color")):
             if value := element.get(attribute):
-                found.setdefault(name, value)
-        if style := element.get("style"):
-            found.update(_declared(style))
-        return found
+                values.setdefault(name, value)
+        return values
 
-    def _add(self, root: etree._Element, selector: str, declared: Declarations) -> None:
+    def _add(self, root: etree._Element, selector: str, declared: Mapping[str, tuple[bool, str]], number: int) -> None:
         if simple := _SIMPLE.match(selector):
             target = {".": self._by_class, "#": self._by_id, "": self._by_tag}[simple["kind"]]
-            target.setdefault(simple["name"] if simple["kind"] else simple["name"].lower(), {}).update(declared)
+            weight = (int(simple["kind"] == "#"), int(simple["kind"] == "."), int(not simple["kind"]))
+            name = simple["name"] if simple["kind"] else simple["name"].lower()
+            _merge(target.setdefault(name, {}), _weighed(declared, weight, number))
             return
         self._complex += 1
         if self._complex > _COMPLEX_RULES or ":" in selector:
             return
         try:
-            matched = root.xpath(HTMLTranslator().css_to_xpath(selector))
-        except (SelectorError, etree.XPathError):
+            parsed = cssselect.parse(selector)
+            matched = root.xpath(cssselect.HTMLTranslator().selector_to_xpath(parsed[0]))
+        except (cssselect.SelectorError, etree.XPathError, IndexError):
             return
+        weighed = _weighed(declared, parsed[0].specificity(), number)
         for element in matched if isinstance(matched, list) else []:
             if isinstance(element, etree._Element):  # noqa: SLF001 - the name of lxml's type
-                self._by_element.setdefault(element, {}).update(declared)
+                _merge(self._by_element.setdefault(element, {}), weighed)
+
+
+def _weighed(declared: Mapping[str, tuple[bool, str]], weight: tuple[int, int, int], number: int) -> dict[str, _Weighed]:
+    return {name: ((important, *weight, number), value) for name, (important, value) in declared.items()}
+
+
+def _merge(found: dict[str, _Weighed], others: Mapping[str, _Weighed]) -> None:
+    for name, other in others.items():
+        if name not in found or other[0] >= found[name][0]:
+            found[name] = other
 
 
 def hides(declared: Declarations, element: etree._Element) -> bool:
@@ -169,26 +188,29 @@ def _colour(value: str | None) -> tuple[Rgb, float] | None:
 
 
 @lru_cache(maxsize=4096)
-def _declared(style: str) -> Declarations:
+def _declared(style: str) -> Mapping[str, tuple[bool, str]]:
     return _relevant(tinycss2.parse_blocks_contents(style, skip_comments=True, skip_whitespace=True))
 
 
-def _relevant(nodes: list[Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _relevant(nodes: list[Any]) -> dict[str, tuple[bool, str]]:
+    """Whether it is important, and the value."""
+    found: dict[str, tuple[bool, str]] = {}
     for node in nodes:
         if node.type == "declaration" and node.lower_name in _RELEVANT:
             value = tinycss2.serialize(node.value).strip().lower()
-            found["font-size" if node.lower_name == "font" else node.lower_name] = value
+            name = "font-size" if node.lower_name == "font" else node.lower_name
+            if node.important or name not in found or not found[name][0]:
+                found[name] = bool(node.important), value
     return found
 
 
-def _page_rules(root: etree._Element) -> Iterator[tuple[str, dict[str, str]]]:
+def _page_rules(root: etree._Element) -> Iterator[tuple[str, dict[str, tuple[bool, str]]]]:
     for sheet in root.iter("style"):
         rules = tinycss2.parse_stylesheet(sheet.text or "", skip_comments=True, skip_whitespace=True)
         yield from _rules_of(rules)
 
 
-def _rules_of(rules: list[Any]) -> Iterator[tuple[str, dict[str, str]]]:
+def _rules_of(rules: list[Any]) -> Iterator[tuple[str, dict[str, tuple[bool, str]]]]:
     for rule in rules:
         if rule.type == "qualified-rule":
             declared = _relevant(tinycss2.parse_blocks_contents(rule.content, skip_comments=True, skip_whitespace=True))

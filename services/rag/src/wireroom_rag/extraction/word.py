@@ -1,14 +1,17 @@
-"""Text of Word documents (DOCX): paragraphs, headings and tables in their order, without what the document hides."""
+"""Text of Word documents (DOCX): paragraphs, headings, tables, notes and text boxes in their order, without what the document hides."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import docx
 import docx.opc.exceptions
 from docx.document import Document
 from docx.oxml.ns import qn
+from docx.section import _Footer, _Header
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 from lxml import etree
@@ -29,6 +32,10 @@ _OFF = ("0", "false", "off")
 _SMALLEST = 3
 _MAX_HEADING = 6
 _DEPTH = 20
+_PAPER = "FFFFFF"
+_BOX = qn("w:txbxContent")
+_ALTERNATIVES = "{http://schemas.openxmlformats.org/markup-compatibility/2006}AlternateContent"
+_DRAWINGS = (qn("w:drawing"), qn("w:pict"))
 
 
 def docx_text(data: bytes) -> str:
@@ -43,26 +50,63 @@ def docx_text(data: bytes) -> str:
         raise damaged() from error
 
 
+@dataclass(frozen=True)
+class _Style:
+    """What a style and those it is based on say of text. Colours are as Word writes them, in capitals."""
+
+    hidden: bool = False
+    colour: str | None = None
+    shade: str | None = None
+
+
 class _Reader:
     def __init__(self, document: Document) -> None:
         self._document = document
-        styles = document.styles.element.iterchildren(qn("w:style"))
-        properties = {style.get(qn("w:styleId")): (_based_on(style), style.find(qn("w:rPr"))) for style in styles}
-        self._hidden = {name for name in properties if _chain_hides(name, properties)}
+        own = {style.get(qn("w:styleId")): style for style in document.styles.element.iterchildren(qn("w:style"))}
+        self._styles = {name: _resolved(name, own) for name in own}
+        self._shading_tables = {name for name, style in own.items() if style.find(f".//{qn('w:shd')}") is not None}
+        self._notes = dict(_notes(document))
+        # What a paragraph carries with it: notes and text boxes, which follow it.
+        self._carried: list[str] = []
 
     def parts(self) -> Iterator[str]:
-        for block in self._document.iter_inner_content():
-            yield self._table(block) if isinstance(block, Table) else self._paragraph(block)
+        yield from self._margins("header")
+        yield from self._blocks(self._document.element.body, self._document, _PAPER)
+        yield from self._margins("footer")
 
-    def _paragraph(self, paragraph: Paragraph) -> str:
-        text = self._visible(paragraph._p).strip()  # noqa: SLF001 - the public `text` includes what is hidden
+    def _margins(self, kind: str) -> list[str]:
+        """The headers or footers of all sections, each text once."""
+        texts: dict[str, None] = {}
+        for section in self._document.sections:
+            for name in (f"first_page_{kind}", kind, f"even_page_{kind}"):
+                margin: _Header | _Footer = getattr(section, name)
+                if not margin.is_linked_to_previous:
+                    blocks = self._blocks(margin._element, margin, _PAPER)  # noqa: SLF001 - the public iteration skips content controls
+                    texts["\n\n".join(part for part in blocks if part)] = None
+        return list(texts)
+
+    def _blocks(self, element: etree._Element, parent: Document | _Header | _Footer, behind: str | None) -> Iterator[str]:
+        for block in _inner(element, parent, 0):
+            yield self._table(block, behind) if isinstance(block, Table) else self._paragraph(block, behind)
+            yield from self._taken()
+
+    def _taken(self) -> list[str]:
+        carried, self._carried = self._carried, []
+        return carried
+
+    def _paragraph(self, paragraph: Paragraph, behind: str | None) -> str:
+        text = self._visible(paragraph._p, behind).strip()  # noqa: SLF001 - the public `text` includes what is hidden
         name = (paragraph.style.name or "").lower() if paragraph.style is not None else ""
         level = name.removeprefix("heading ") if name.startswith("heading ") else "1" if name == "title" else ""
         return f"{'#' * min(int(level), _MAX_HEADING)} {text}" if text and level.isdigit() and int(level) else text
 
-    def _table(self, table: Table, depth: int = 0) -> str:
+    def _table(self, table: Table, behind: str | None, depth: int = 0) -> str:
         if depth > _DEPTH:
             return ""
+        style = table._tbl.find(f"{qn('w:tblPr')}/{qn('w:tblStyle')}")  # noqa: SLF001 - the public `style` loads a default
+        if style is not None and style.get(qn("w:val")) in self._shading_tables:
+            # Which cells the style shades depends on their place.
+            behind = None
         rows: list[list[str]] = []
         for row in table.rows:
             cells: list[str] = []
@@ -70,38 +114,126 @@ class _Reader:
             for cell in row.cells:
                 # A merged cell stands in every column it covers.
                 if cell._tc is not seen:  # noqa: SLF001 - nothing public tells merged cells apart
-                    inner = (
-                        self._table(block, depth + 1) if isinstance(block, Table) else self._visible(block._p)  # noqa: SLF001
-                        for block in cell.iter_inner_content()
-                    )
+                    shade = _shade(cell._tc.find(qn("w:tcPr")), behind)  # noqa: SLF001
+                    inner = [
+                        self._table(block, shade, depth + 1) if isinstance(block, Table) else self._visible(block._p, shade)  # noqa: SLF001
+                        for block in _inner(cell._tc, cell, 0)  # noqa: SLF001
+                    ]
                     cells.append(" ".join(inner))
                 seen = cell._tc  # noqa: SLF001
             rows.append(cells)
         return table_text(rows)
 
-    def _visible(self, paragraph: etree._Element) -> str:
+    def _visible(self, paragraph: etree._Element, behind: str | None) -> str:
         properties = paragraph.find(qn("w:pPr"))
-        style = properties.find(qn("w:pStyle")) if properties is not None else None
-        if style is not None and style.get(qn("w:val")) in self._hidden:
+        named = properties.find(qn("w:pStyle")) if properties is not None else None
+        style = self._style(named)
+        if style.hidden:
             return ""
-        return "".join(self._runs(paragraph, 0))
+        behind = _shade(properties, behind if style.shade is None else style.shade)
+        return "".join(self._runs(paragraph, style.colour, behind, 0))
 
-    def _runs(self, holder: etree._Element, depth: int) -> Iterator[str]:
+    def _runs(self, holder: etree._Element, colour: str | None, behind: str | None, depth: int) -> Iterator[str]:
         for child in holder:
             if child.tag == _RUN:
-                if not self._is_hidden(child):
+                if not self._is_hidden(child, colour, behind):
+                    self._carry(child, depth)
                     yield _run_text(child)
             elif child.tag in _HOLDERS and depth < _DEPTH:
-                yield from self._runs(child, depth + 1)
+                yield from self._runs(child, colour, behind, depth + 1)
 
-    def _is_hidden(self, run: etree._Element) -> bool:
+    def _is_hidden(self, run: etree._Element, colour: str | None, behind: str | None) -> bool:
         properties = run.find(qn("w:rPr"))
         if properties is None:
-            return False
-        style = properties.find(qn("w:rStyle"))
-        if style is not None and style.get(qn("w:val")) in self._hidden:
+            return _same(colour, behind)
+        style = self._style(properties.find(qn("w:rStyle")))
+        if style.hidden or _hides(properties):
             return True
-        return _hides(properties)
+        if properties.find(qn("w:highlight")) is not None:
+            return False
+        return _same(_colour(properties) or style.colour or colour, _shade(properties, style.shade or behind))
+
+    def _carry(self, run: etree._Element, depth: int) -> None:
+        for reference in run.iterchildren(qn("w:footnoteReference"), qn("w:endnoteReference")):
+            note = self._notes.pop((reference.tag, reference.get(qn("w:id"))), None)
+            if note is not None:
+                self._say_inside(note, _PAPER, "Note: ", depth)
+        for box in _text_boxes(run):
+            # What the box is filled with is the drawing's matter.
+            self._say_inside(box, None, "", depth)
+
+    def _say_inside(self, holder: etree._Element, behind: str | None, mark: str, depth: int) -> None:
+        if depth >= _DEPTH:
+            return
+        lines = [
+            "".join(
+                self._runs(paragraph, self._style(paragraph.find(f"{qn('w:pPr')}/{qn('w:pStyle')}")).colour, behind, depth + 1)
+            )
+            for paragraph in holder.iter(qn("w:p"))
+            # A box inside of the box speaks for itself.
+            if next(paragraph.iterancestors(_BOX, holder.tag), None) is holder
+        ]
+        text = "\n".join(line.strip() for line in lines if line.strip())
+        if text:
+            self._carried.append(f"{mark}{text}")
+
+    def _style(self, named: etree._Element | None) -> _Style:
+        return self._styles.get(named.get(qn("w:val")), _Style()) if named is not None else _Style()
+
+
+def _inner(element: etree._Element, parent: Any, depth: int) -> Iterator[Paragraph | Table]:
+    """Paragraphs and tables, those inside of content controls among them."""
+    child: Any
+    for child in element:
+        if child.tag == qn("w:p"):
+            yield Paragraph(child, parent)
+        elif child.tag == qn("w:tbl"):
+            yield Table(child, parent)
+        elif child.tag in _HOLDERS and depth < _DEPTH:
+            yield from _inner(child, parent, depth + 1)
+
+
+def _resolved(name: str | None, own: Mapping[str | None, etree._Element]) -> _Style:
+    hidden, colour, shade = False, None, None
+    for _ in range(_DEPTH):
+        style = own.get(name)
+        if style is None:
+            break
+        run, paragraph = style.find(qn("w:rPr")), style.find(qn("w:pPr"))
+        if run is not None:
+            hidden = hidden or _hides(run)
+            colour = colour or _colour(run)
+            shade = shade or _shade(run, None)
+        shade = shade or _shade(paragraph, None)
+        base = style.find(qn("w:basedOn"))
+        name = base.get(qn("w:val")) if base is not None else None
+    return _Style(hidden, colour, shade)
+
+
+def _notes(document: Document) -> Iterator[tuple[tuple[str, str | None], etree._Element]]:
+    """Footnotes and endnotes by the tag and the number that refer to them."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    for relationship in document.part.rels.values():
+        kind = relationship.reltype.rsplit("/", 1)[-1]
+        if kind in ("footnotes", "endnotes") and not relationship.is_external:
+            name = kind.removesuffix("s")
+            for note in etree.fromstring(relationship.target_part.blob, parser).iterchildren(qn(f"w:{name}")):
+                # Separators have a type.
+                if note.get(qn("w:type"), "normal") == "normal":
+                    yield (qn(f"w:{name}Reference"), note.get(qn("w:id"))), note
+
+
+def _text_boxes(run: etree._Element) -> Iterator[etree._Element]:
+    """The boxes of a run, of alternatives the first that has any."""
+    for child in run:
+        if child.tag == _ALTERNATIVES:
+            yield from next((found for branch in child if (found := _outermost(branch))), [])
+        elif child.tag in _DRAWINGS:
+            yield from _outermost(child)
+
+
+def _outermost(holder: etree._Element) -> list[etree._Element]:
+    return [box for box in holder.iter(_BOX) if next(box.iterancestors(_BOX, holder.tag), None) is holder]
 
 
 def _run_text(run: etree._Element) -> str:
@@ -116,30 +248,24 @@ def _run_text(run: etree._Element) -> str:
     return "".join(parts)
 
 
-def _based_on(style: etree._Element) -> str | None:
-    base = style.find(qn("w:basedOn"))
-    return base.get(qn("w:val")) if base is not None else None
-
-
-def _chain_hides(name: str | None, properties: dict[str | None, tuple[str | None, etree._Element | None]]) -> bool:
-    for _ in range(_DEPTH):
-        if name not in properties:
-            return False
-        name, own = properties[name]
-        if own is not None and _hides(own):
-            return True
-    return False
-
-
 def _hides(properties: etree._Element) -> bool:
     if any((mark := properties.find(tag)) is not None and mark.get(qn("w:val"), "1") not in _OFF for tag in _HIDDEN):
         return True
     size = properties.find(qn("w:sz"))
-    if size is not None and (size.get(qn("w:val")) or "").isdigit() and int(size.get(qn("w:val")) or 0) < _SMALLEST:
-        return True
+    return size is not None and (size.get(qn("w:val")) or "").isdigit() and int(size.get(qn("w:val")) or 0) < _SMALLEST
+
+
+def _colour(properties: etree._Element) -> str | None:
     colour = properties.find(qn("w:color"))
-    shading = properties.find(qn("w:shd"))
-    behind = shading.get(qn("w:fill"), "FFFFFF") if shading is not None else "FFFFFF"
-    behind = "FFFFFF" if behind.lower() == "auto" else behind
-    shown = properties.find(qn("w:highlight")) is not None
-    return colour is not None and not shown and (colour.get(qn("w:val")) or "").upper() == behind.upper()
+    return (colour.get(qn("w:val")) or "").upper() or None if colour is not None else None
+
+
+def _shade(properties: etree._Element | None, behind: str | None) -> str | None:
+    """The colour behind text with these properties, inside of what has the colour `behind`."""
+    shading = properties.find(qn("w:shd")) if properties is not None else None
+    fill = (shading.get(qn("w:fill")) or "auto").upper() if shading is not None else "AUTO"
+    return behind if fill == "AUTO" else fill
+
+
+def _same(colour: str | None, behind: str | None) -> bool:
+    return colour is not None and colour == behind
