@@ -9,15 +9,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 
-def needed(package: str) -> set[str]:
-    """Canonical names of what `package` needs, itself included, by the metadata of what is installed."""
+def needed(package: str, option: str = "") -> set[str]:
+    """Canonical names of what `package` needs, with an extra if it has that, itself included, by the metadata of what is installed."""
     if package == "wireroom":
-        start = [Requirement("wireroom")]
+        start = [Requirement(f"wireroom[{option}]")]
     else:
         # The launcher requires every role; an image of one role has the launcher and that role only.
         launcher = [Requirement(text) for text in metadata.requires("wireroom") or []]
         start = [requirement for requirement in launcher if not requirement.name.startswith("wireroom-")]
-        start += [Requirement("wireroom-common"), Requirement(f"wireroom-{package}")]
+        start += [Requirement("wireroom-common"), Requirement(f"wireroom-{package}[{option}]")]
     found: set[str] = {"wireroom"}
     waiting = [(requirement.name, frozenset(requirement.extras)) for requirement in start]
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -40,9 +40,9 @@ def needed(package: str) -> set[str]:
     return found
 
 
-def main(package: str) -> None:
+def main(package: str, option: str = "") -> None:
     """Print what may go; fail if the package itself is not installed."""
-    keep = needed(package)
+    keep = needed(package, option)
     target = "wireroom" if package == "wireroom" else f"wireroom-{package}"
     if target not in keep:
         raise SystemExit(f"{target} is not installed")
@@ -52,4 +52,4 @@ def main(package: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 from wireroom.client import Client
 from wireroom.demo import DEMO_ADDRESS
@@ -77,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     master.set_defaults(command=_operate("rotate_master_secret"))
 
+    _add_dead_letters(commands)
+
     demo = commands.add_parser("demo", help="serve a sample feed and documents on this machine")
     demo.add_argument("--address", default=DEMO_ADDRESS, help=f"host:port, default {DEMO_ADDRESS}")
     demo.set_defaults(command=_demo)
@@ -108,6 +111,40 @@ def _parser() -> argparse.ArgumentParser:
             "--url", default=os.environ.get("WIREROOM_URL", DEFAULT_URL), help="default: $WIREROOM_URL or %(default)s"
         )
     return parser
+
+
+def _add_dead_letters(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    letters = commands.add_parser("dead-letters", help="events that a consumer could not take: list, show, replay")
+    actions = letters.add_subparsers(required=True, metavar="ACTION")
+
+    listing = actions.add_parser("list", help="one line for each")
+    listing.add_argument("place", nargs="?", help="a consumer, or outbox.SERVICE; default: the first page of each")
+    listing.add_argument("--skip", type=_number(0, 100_000), default=0, metavar="N")
+    listing.add_argument("--limit", type=_number(1, 1000), default=50, metavar="N")
+    listing.set_defaults(command=_operate("list_dead_letters"))
+
+    show = actions.add_parser("show", help="everything about one, its payload too")
+    show.add_argument("place")
+    show.add_argument("event", type=UUID)
+    show.set_defaults(command=_operate("show_dead_letter"))
+
+    replay = actions.add_parser("replay", help="deliver again; an effect that was had before is not had twice")
+    replay.add_argument("place")
+    which = replay.add_mutually_exclusive_group(required=True)
+    which.add_argument("events", nargs="*", type=UUID, default=[], metavar="EVENT")
+    which.add_argument("--all", action="store_true", help="everything there, up to --limit")
+    replay.add_argument("--limit", type=_number(1, 10_000), default=1000, metavar="N")
+    replay.set_defaults(command=_operate("replay_dead_letters"))
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"must be between {least} and {most}")
+        return number
+
+    return parse
 
 
 def _terminate(_number: int, _frame: object) -> None:

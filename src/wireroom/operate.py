@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from wireroom import launch
+from wireroom import dead_letters, launch
 from wireroom.modules import settings_of
 from wireroom.roles import ROLES, SCHEMAS, roles_of
 from wireroom_common.errors import OperatorError
@@ -65,6 +65,24 @@ def rotate_signing_key(_options: argparse.Namespace) -> int:
 def rotate_master_secret(options: argparse.Namespace) -> int:
     """`wireroom rotate-master-secret [--new-secret-file FILE]`."""
     print(asyncio.run(launch.rotate_master_secret(_runtime(), options.new_secret_file)))
+    return 0
+
+
+def list_dead_letters(options: argparse.Namespace) -> int:
+    """`wireroom dead-letters list [PLACE] [--skip N] [--limit N]`."""
+    print(*asyncio.run(dead_letters.listed(_runtime(), options.place, skip=options.skip, limit=options.limit)), sep="\n")
+    return 0
+
+
+def show_dead_letter(options: argparse.Namespace) -> int:
+    """`wireroom dead-letters show PLACE EVENT`."""
+    print(asyncio.run(dead_letters.shown(_runtime(), options.place, options.event)))
+    return 0
+
+
+def replay_dead_letters(options: argparse.Namespace) -> int:
+    """`wireroom dead-letters replay PLACE EVENT … | --all [--limit N]`."""
+    print(asyncio.run(dead_letters.replayed(_runtime(), options.place, options.events, limit=options.limit)))
     return 0
 
 

@@ -167,7 +167,10 @@ def test_environment_is_what_the_role_needs_and_no_more(role: str) -> None:
     own = re.compile(r"WIREROOM_(GATEWAY|CHAT)_")
     assert [name for name in environment if name not in known and not own.match(name)] == []
     assert ("WIREROOM_DATABASE_URL" in environment) == ("WIREROOM_DATABASE_PASSWORD" in environment) == (role in SERVICES)
-    assert ("WIREROOM_REDIS_URL" in environment) == (role in {"gateway", "chat"})
+    with_redis = {"gateway", "chat", "news"}
+    assert ("WIREROOM_REDIS_URL" in environment) == (role in with_redis)
+    # Who is given the address may go there, and nobody else.
+    assert _selects(_of("NetworkPolicy")["to-redis"]["spec"]["podSelector"], role) == (role in with_redis)
     assert ("WIREROOM_MASTER_SECRET_FILE" in environment) == (role in {"auth", "chat"})
     assert "WIREROOM_BUS_URL" in environment
     assert "WIREROOM_DATABASE_ADMIN_URL" not in environment
@@ -269,6 +272,42 @@ def test_only_news_and_chat_reach_the_internet_and_never_private_addresses() -> 
                 ip = ipaddress.ip_address(address)
                 assert any(ip in network for network in closed if network.version == ip.version), address
     assert reaching == {"news", "chat"}
+
+
+def _component(name: str) -> dict[str, Any]:
+    folder = K8S / "components" / name
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert kustomization["kind"] == "Component"
+    assert kustomization["resources"] == [path.name for path in folder.iterdir() if path.name != "kustomization.yaml"]
+    (policy,) = yaml.safe_load_all((folder / kustomization["resources"][0]).read_text())
+    kubernetes_validate.validate(policy, VERSION, strict=True)
+    assert policy["kind"] == "NetworkPolicy"
+    return dict(policy)
+
+
+@pytest.mark.parametrize(("name", "ports"), [("auth-mail", {465, 587}), ("auth-identity-providers", {443})])
+def test_components_open_for_auth_what_the_base_keeps_closed(name: str, ports: set[int]) -> None:
+    spec = _component(name)["spec"]
+    assert [role for role in [*ROLES, "migrate"] if _selects(spec["podSelector"], role)] == ["auth"]
+    assert spec["policyTypes"] == ["Egress"]
+    (rule,) = spec["egress"]
+    assert {port["port"] for port in rule["ports"]} == ports
+    # The same public addresses as for feeds and providers.
+    assert rule["to"] == _of("NetworkPolicy")["providers-on-the-internet"]["spec"]["egress"][0]["to"]
+    assert name in (K8S / "README.md").read_text()
+
+
+def test_every_component_is_shown_in_the_example_and_its_references_are_there() -> None:
+    folder = K8S / "overlays" / "example"
+    overlay = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    components = {path.name for path in (K8S / "components").iterdir()}
+    assert {(folder / entry).resolve().name for entry in overlay["components"]} == components
+    for entry in [*overlay["resources"], *overlay["components"]]:
+        assert (folder / entry / "kustomization.yaml").is_file(), entry
+    named = {(item["kind"], item["metadata"]["name"]) for item in [*_objects(), *map(_component, components)]}
+    for patch in overlay["patches"]:
+        assert (patch["target"]["kind"], patch["target"]["name"]) in named
+    assert overlay["namespace"] == next(iter(_of("Namespace")))
 
 
 def test_skaffold_builds_exactly_the_images_of_the_manifests() -> None:

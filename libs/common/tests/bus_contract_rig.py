@@ -130,14 +130,14 @@ class BusRig:
         async with self.database.system() as connection:
             return int(await connection.scalar(text("SELECT count(*) FROM outbox")) or 0)
 
-    async def expect_once(self, events: Sequence[UUID], *consumers: str, within: float = 20.0) -> None:
+    async def expect_once(self, events: Sequence[UUID], *consumers: str, within: float = 60.0) -> None:
         wanted = Counter(events)
         for consumer in consumers or (self.one, self.two):
 
             async def all_there(name: str = consumer) -> bool:
                 return set(await self.effects(name)) >= set(events)
 
-            await eventually(all_there, within=within, what=f"all effects of {consumer}")
+            await eventually(all_there, within=within, every=0.1, what=f"all effects of {consumer}")
             assert await self.effects(consumer) == wanted
 
     def sample(self, name: str, **labels: str) -> float:

@@ -67,9 +67,9 @@ def serve(
     return server, f"grpc:unix:{folder}/{name}.sock"
 
 
-def connect(kind: Kind, target: str, network: LocalNetwork) -> grpc.aio.Channel:
-    """A bare channel of this kind."""
-    return open_channel(target, network, multiplexed=kind is Kind.MULTIPLEXED)
+def connect(kind: Kind, target: str, network: LocalNetwork, signer: PrincipalSigner | None = None) -> grpc.aio.Channel:
+    """A bare channel of this kind; with a signer its streams say at once who they are."""
+    return open_channel(target, network, multiplexed=kind is Kind.MULTIPLEXED, signer=signer)
 
 
 @dataclass

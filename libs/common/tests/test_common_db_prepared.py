@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from wireroom_common.db import Database, DatabaseUrl
@@ -218,3 +219,41 @@ async def test_exhausted_connections_are_busy(fresh_database_url: str) -> None:
     await small.close()
     assert min(outcomes) == "database_busy"
     assert len([outcome for outcome in outcomes if outcome.startswith("held")]) == len(outcomes) - 1
+
+
+async def test_connection_in_use_is_closed_when_it_is_given_back_after_close(database: Database) -> None:
+    async with database.prepared_tenant(OURS) as transaction:
+        (pid,) = await transaction.run(BACKEND)
+        await database.close()
+        transaction.add(INSERT, str(OURS), "1", "")
+
+    async def gone() -> bool:
+        async with database.prepared_tenant(OURS) as other:
+            return await other.run(Statement("SELECT pid FROM pg_stat_activity WHERE pid = CAST($1 AS int)"), pid.decode()) == []
+
+    await eventually(gone)
+    assert await numbers(database, OURS) == [b"1"]
+
+
+@pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "ordinary"])
+@pytest.mark.parametrize("statement", ["text", "json"])
+async def test_text_with_nul_is_invalid_and_nothing_is_stored(database: Database, prepared: bool, statement: str) -> None:  # noqa: FBT001 - parameter of the test
+    note = "a\0b" if statement == "text" else '{"key": "a\\u0000b"}'
+    stored = "$3" if statement == "text" else "CAST($3 AS jsonb)->>'key'"
+    sql = f"INSERT INTO things VALUES (CAST($1 AS uuid), CAST($2 AS int), {stored})"  # noqa: S608 - constants
+
+    async def write() -> None:
+        if prepared:
+            async with database.prepared_tenant(OURS) as transaction:
+                transaction.add(INSERT, str(OURS), "1", "before")
+                transaction.add(Statement(sql), str(OURS), "2", note)
+            return
+        async with database.tenant(OURS) as connection:
+            values = {"one": str(OURS), "two": "2", "three": note}
+            named = sql.replace("$1", ":one").replace("$2", ":two").replace("$3", ":three")
+            await connection.execute(text(named), values)
+
+    with pytest.raises(WireroomError) as caught:
+        await write()
+    assert (caught.value.kind, caught.value.code) == (ErrorKind.INVALID, "text_contains_nul")
+    assert await numbers(database, OURS) == []

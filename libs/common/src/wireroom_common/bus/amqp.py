@@ -71,7 +71,7 @@ class AmqpBus:
             elif isinstance(result, BaseException):
                 raise _unavailable() from result
         if returned or failed:
-            raise PublishError({**failed, **returned})
+            raise PublishError({**failed, **returned}, unfit=failed.keys())
 
     async def dead_letters(self, consumer: str, limit: int = 100) -> list[DeadLetter]:
         if consumer not in self._catalogue.consumers():

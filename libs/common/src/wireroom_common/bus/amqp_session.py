@@ -106,7 +106,7 @@ class Session:
         try:
             queue = await channel.get_queue(topology.dead_queue(consumer), ensure=False)
             while len(letters) < limit and (message := await queue.get(no_ack=False, fail=False)) is not None:
-                letters.append(_dead_letter(consumer, message))
+                letters.append(dead_letter(consumer, message))
         finally:
             await channel.close()  # What was fetched and not acknowledged goes back to its place.
         return letters
@@ -247,11 +247,11 @@ class Session:
         self, subscription: Subscription, message: AbstractIncomingMessage, attempts: int, delay: float, error: str
     ) -> None:
         queue = topology.retry_queue(subscription.consumer, delay)
-        copy = _copy(message, attempts, error)
+        copy = copy_of(message, attempts=attempts, error=error)
         await self._send(_DEFAULT_EXCHANGE, queue, copy.body, copy.properties, mandatory=True)
 
     async def _bury(self, subscription: Subscription, message: AbstractIncomingMessage, attempts: int, error: str) -> None:
-        copy = _copy(message, attempts, error)
+        copy = copy_of(message, attempts=attempts, error=error)
         await self._send(topology.DEAD_EXCHANGE, subscription.consumer, copy.body, copy.properties, mandatory=True)
 
     async def _send(
@@ -284,7 +284,8 @@ class RefusedByBrokerError(AMQPError):
         return str(self.args[0])
 
 
-def _copy(message: AbstractIncomingMessage, attempts: int, error: str) -> aio_pika.Message:
+def copy_of(message: AbstractIncomingMessage, *, attempts: int, error: str) -> aio_pika.Message:
+    """The event as a new message, with what is known of its failed deliveries; nothing of what the broker noted on the old one."""
     headers = {
         name: value for name, value in message.headers.items() if not name.startswith(("x-death", "x-first-death", "x-delivery"))
     }
@@ -296,7 +297,8 @@ def _copy(message: AbstractIncomingMessage, attempts: int, error: str) -> aio_pi
     )
 
 
-def _dead_letter(consumer: str, message: AbstractIncomingMessage) -> DeadLetter:
+def dead_letter(consumer: str, message: AbstractIncomingMessage) -> DeadLetter:
+    """What a message of a dead letters' queue tells."""
     headers = cast("Mapping[str, Any]", message.headers)
     error, attempts = headers.get(wire.ERROR_HEADER), wire.attempts_of(headers)
     if "x-death" in headers:

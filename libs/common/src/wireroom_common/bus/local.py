@@ -109,7 +109,7 @@ class LocalBus:
                     ErrorKind.UNAVAILABLE, "bus_unavailable", "A consumer of events can take none at the moment.", retry_after=1
                 ) from result
         if refused:
-            raise PublishError(refused)
+            raise PublishError(refused, unfit=refused.keys())
 
     async def dead_letters(self, consumer: str, limit: int = 100) -> list[DeadLetter]:
         subscription = self._work.get(consumer)

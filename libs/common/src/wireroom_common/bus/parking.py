@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -103,18 +104,53 @@ class Parking:
                 },
             )
 
-    async def dead(self, consumer: str, limit: int) -> list[DeadLetter]:
+    async def revive(self, consumer: str, events: AbstractSet[UUID] | None, limit: int) -> list[UUID]:
+        """Make dead deliveries of `events`, or any (None), due again with all their attempts; at most `limit`. Those that are."""
+        async with self._database.system() as connection:
+            rows = await connection.execute(
+                text(
+                    "UPDATE deliveries d SET state = 'retry', attempts = 0, next_attempt_at = now(), updated_at = now()"
+                    " FROM (SELECT event_id FROM deliveries WHERE consumer = :consumer AND state = 'dead'"
+                    " AND (:all OR event_id = ANY(:ids)) ORDER BY event_id LIMIT :limit FOR UPDATE) chosen"
+                    " WHERE d.consumer = :consumer AND d.event_id = chosen.event_id RETURNING d.event_id"
+                ),
+                {"consumer": consumer, "all": events is None, "ids": list(events or ()), "limit": limit},
+            )
+            return sorted(row.event_id for row in rows)
+
+    async def dead(self, consumer: str, limit: int, *, skip: int = 0) -> list[DeadLetter]:
         """Dead letters, oldest event first."""
         async with self._database.system() as connection:
             # An event published twice may have had its effect after its first delivery was declared dead.
             rows = await connection.execute(
                 text(
                     "SELECT envelope, attempts, error FROM deliveries d WHERE state = 'dead' AND consumer = :consumer AND NOT EXISTS"
-                    " (SELECT 1 FROM inbox i WHERE i.consumer = d.consumer AND i.event_id = d.event_id) ORDER BY event_id LIMIT :limit"
+                    " (SELECT 1 FROM inbox i WHERE i.consumer = d.consumer AND i.event_id = d.event_id) ORDER BY event_id"
+                    " LIMIT :limit OFFSET :skip"
                 ),
-                {"consumer": consumer, "limit": limit},
+                {"consumer": consumer, "limit": limit, "skip": skip},
             )
             return [DeadLetter(consumer, from_bytes(bytes(row.envelope)), row.attempts, row.error) for row in rows]
+
+
+async def purge_dead_letters(database: Database, older_than: timedelta, *, limit: int = 5000) -> int:
+    """Delete at most `limit` dead deliveries and as many parked events older than `older_than`; returns how many went."""
+    gone = 0
+    async with database.system() as connection:
+        for table, dead, age in (
+            ("deliveries", "state = 'dead'", "updated_at"),
+            ("outbox", "leased_until = 'infinity'", "created_at"),
+        ):
+            result = await connection.execute(
+                # A parked event without a finite time has no age and stays until somebody looks at it.
+                text(
+                    f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table}"  # noqa: S608 - constants
+                    f" WHERE {dead} AND {age} < now() - :age LIMIT :limit FOR UPDATE SKIP LOCKED))"
+                ),
+                {"age": older_than, "limit": limit},
+            )
+            gone += result.rowcount
+    return gone
 
 
 def to_bytes(envelope: Envelope) -> bytes:

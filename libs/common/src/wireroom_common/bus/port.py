@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -59,12 +60,14 @@ class DeadLetter:
 class PublishError(Exception):
     """Some envelopes of a batch were refused for a reason of their own; all others of the batch are delivered.
 
-    `failed` maps the id of each refused envelope to the reason. A bus that cannot publish at all raises something else.
+    `failed` maps the id of each refused envelope to the reason; `unfit` are those of them that this version would never take, whatever
+    the state of the bus. A bus that cannot publish at all raises something else.
     """
 
-    def __init__(self, failed: Mapping[UUID, str]) -> None:
+    def __init__(self, failed: Mapping[UUID, str], *, unfit: AbstractSet[UUID] = frozenset()) -> None:
         super().__init__(f"{len(failed)} event(s) were not published, the first because: {next(iter(failed.values()))}")
         self.failed = dict(failed)
+        self.unfit = frozenset(unfit)
 
 
 class Bus(Protocol):

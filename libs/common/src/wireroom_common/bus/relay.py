@@ -6,6 +6,7 @@ import asyncio
 import random
 from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,6 +28,10 @@ from wireroom_common.error_text import describe_error
 
 DEPTH_COUNTED_TO = 100_000
 SAMPLE_SECONDS = 5.0
+# Refusals of an event that no state of the bus would cure, before it is parked. With the delays between them: a quarter of an hour.
+MAX_ATTEMPTS = 20
+# Of a UUID in front of each row, so that of an unreadable one it is known which it is.
+_ID_CHARACTERS = 36
 # How long events may gather after a batch that was not full.
 GATHER_SECONDS = 0.025
 
@@ -38,11 +43,12 @@ _TAKE = Statement(
         ORDER BY id LIMIT CAST($1 AS int) FOR UPDATE SKIP LOCKED
     )
     UPDATE outbox SET leased_until = now() + make_interval(secs => CAST($2 AS float8)) FROM due WHERE outbox.id = due.id
-    RETURNING json_build_object('id', outbox.id, 'tenant_id', tenant_id, 'type', type, 'subject', subject,
+    RETURNING CAST(outbox.id AS text) || json_build_object('id', outbox.id, 'tenant_id', tenant_id, 'type', type, 'subject', subject,
         'partition_key', partition_key, 'actor', actor, 'traceparent', traceparent, 'causation_id', causation_id,
         'data', encode(data, 'base64'), 'time', created_at)
     """
 )
+# A parked event has `leased_until = 'infinity'`: no relay takes it until whoever replays it ends the lease.
 _FORGET = Statement("DELETE FROM outbox WHERE id = ANY(CAST($1 AS uuid[]))")
 
 _log = structlog.get_logger("wireroom.relay")
@@ -65,13 +71,20 @@ class RelayMetrics:
             "wireroom_outbox_depth_events", f"Events waiting, counted up to {DEPTH_COUNTED_TO}.", ["service"], registry=registry
         )
         self.oldest = Gauge("wireroom_outbox_oldest_seconds", "Age of the oldest waiting event.", ["service"], registry=registry)
+        self.parked = Gauge(
+            "wireroom_outbox_parked_events",
+            f"Events that no bus takes and nobody tries any more, until they are replayed; counted up to {DEPTH_COUNTED_TO}.",
+            ["service"],
+            registry=registry,
+        )
 
 
 class Relay:
     """The outbox of one service. Any number of relays (replicas) may share it.
 
     Rows are leased, published with no transaction open, and deleted: at-least-once. A relay that dies in between leaves the rest to
-    the end of the lease.
+    the end of the lease. An event that the bus refuses for what it is (a type that this version does not know, a row that cannot be read)
+    is tried `max_attempts` times, over a quarter of an hour, because another replica may be newer; then it is parked.
     """
 
     def __init__(
@@ -83,6 +96,7 @@ class Relay:
         batch_size: int = 256,
         lease: float = 15.0,
         poll_interval: float = 1.0,
+        max_attempts: int = MAX_ATTEMPTS,
         rng: random.Random | None = None,
     ) -> None:
         self._database = database
@@ -91,6 +105,7 @@ class Relay:
         self._batch_size = batch_size
         self._lease = timedelta(seconds=lease)
         self._poll_interval = poll_interval
+        self._max_attempts = max_attempts
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -145,16 +160,19 @@ class Relay:
                 await self._stopping.wait()
 
     async def _relay_batch(self) -> int:
-        envelopes = await self._take()
+        envelopes, unreadable = await self._take()
+        if unreadable:
+            await self._postpone(unreadable, unfit=unreadable.keys())
         if not envelopes:
-            return 0
+            return len(unreadable)
         ids = [envelope.id for envelope in envelopes]
         refused: dict[UUID, str] = {}
+        unfit: frozenset[UUID] = frozenset()
         try:
             async with self._lease_kept(ids):
                 await self._bus.publish(envelopes)
         except PublishError as error:
-            refused = error.failed
+            refused, unfit = error.failed, error.unfit
         except BaseException:
             # Also when cancelled: another relay need not wait for the lease to run out.
             await asyncio.shield(self._release(ids))
@@ -163,14 +181,21 @@ class Relay:
         await self._forget(delivered)
         self._metrics.published.labels(self._database.service).inc(len(delivered))
         if refused:
-            await self._postpone(refused)
-        return len(envelopes)
+            await self._postpone(refused, unfit=unfit)
+        return len(envelopes) + len(unreadable)
 
-    async def _take(self) -> list[Envelope]:
+    async def _take(self) -> tuple[list[Envelope], dict[UUID, str]]:
+        """What is due, and why some of it cannot be read."""
         async with self._database.prepared_system() as transaction:
             rows = await transaction.run(_TAKE, str(self._batch_size), str(self._lease.total_seconds()))
-        envelopes = [_envelope(f"wireroom/{self._database.service}", orjson.loads(row)) for row in rows]
-        return sorted(envelopes, key=lambda envelope: envelope.id)
+        envelopes: list[Envelope] = []
+        unreadable: dict[UUID, str] = {}
+        for row in rows:
+            try:
+                envelopes.append(_envelope(f"wireroom/{self._database.service}", orjson.loads(row[_ID_CHARACTERS:])))
+            except (ValueError, KeyError) as error:
+                unreadable[UUID(row[:_ID_CHARACTERS].decode())] = f"The row cannot be read: {describe_error(error)}"
+        return sorted(envelopes, key=lambda envelope: envelope.id), unreadable
 
     @asynccontextmanager
     async def _lease_kept(self, ids: list[UUID]) -> AsyncIterator[None]:
@@ -202,21 +227,34 @@ class Relay:
         with suppress(Exception):  # The database may be what failed; then the lease runs out.
             async with self._database.system() as connection:
                 await connection.execute(
-                    text("UPDATE outbox SET leased_until = NULL, attempts = attempts + 1 WHERE id = ANY(:ids)"), {"ids": ids}
+                    # No attempt of the events': the bus was away.
+                    text("UPDATE outbox SET leased_until = NULL WHERE id = ANY(:ids)"),
+                    {"ids": ids},
                 )
 
-    async def _postpone(self, refused: dict[UUID, str]) -> None:
-        """Refused rows stay, each with a growing delay of its own, so that they hold up nobody else."""
+    async def _postpone(self, refused: Mapping[UUID, str], *, unfit: AbstractSet[UUID]) -> None:
+        """Refused rows stay, each with a growing delay of its own, so that they hold up nobody else; unfit ones are parked in the end."""
         self._metrics.failures.labels(self._database.service).inc(len(refused))
-        for event_id, reason in list(refused.items())[:5]:
-            _log.error("outbox_event_refused", service=self._database.service, event_id=str(event_id), reason=reason)
         async with self._database.system() as connection:
-            await connection.execute(
+            rows = await connection.execute(
                 text(
-                    "UPDATE outbox SET attempts = attempts + 1,"
-                    " leased_until = now() + least(60, 0.5 * power(2, least(attempts, 10))) * interval '1 second' WHERE id = ANY(:ids)"
+                    "UPDATE outbox SET attempts = attempts + 1, leased_until = CASE"
+                    " WHEN id = ANY(:unfit) AND attempts + 1 >= :most THEN 'infinity'"
+                    " ELSE now() + least(60, 0.5 * power(2, least(attempts, 10))) * interval '1 second' END"
+                    " WHERE id = ANY(:ids) RETURNING id, type, attempts, leased_until = 'infinity' AS parked"
                 ),
-                {"ids": list(refused)},
+                {"ids": list(refused), "unfit": list(unfit), "most": self._max_attempts},
+            )
+            states = rows.all()
+        # Of a whole batch that is refused the first few tell the reason; what is given up is told one by one.
+        for row in [*[row for row in states if not row.parked][:5], *[row for row in states if row.parked]]:
+            _log.error(
+                "outbox_event_parked" if row.parked else "outbox_event_refused",
+                service=self._database.service,
+                event_id=str(row.id),
+                type=row.type[:100],
+                attempts=row.attempts,
+                reason=refused[row.id],
             )
 
     async def _sample(self) -> None:
@@ -228,14 +266,18 @@ class Relay:
             row = (
                 await connection.execute(
                     text(
-                        "SELECT (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT :most) AS counted),"
-                        " (SELECT extract(epoch FROM now() - created_at)::float8 FROM outbox ORDER BY id LIMIT 1)"
+                        "SELECT (SELECT count(*) FROM"
+                        " (SELECT 1 FROM outbox WHERE leased_until IS DISTINCT FROM 'infinity' LIMIT :most) AS counted),"
+                        " (SELECT extract(epoch FROM now() - created_at)::float8 FROM outbox"
+                        " WHERE leased_until IS DISTINCT FROM 'infinity' AND isfinite(created_at) ORDER BY id LIMIT 1),"
+                        " (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE leased_until = 'infinity' LIMIT :most) AS counted)"
                     ),
                     {"most": DEPTH_COUNTED_TO},
                 )
             ).one()
         self._metrics.depth.labels(self._database.service).set(row[0])
         self._metrics.oldest.labels(self._database.service).set(row[1] or 0.0)
+        self._metrics.parked.labels(self._database.service).set(row[2])
 
     async def _listen(self) -> None:
         """Wake on NOTIFY; while the connection is away the poll interval is the floor."""

@@ -19,8 +19,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
-from wireroom_common.db.prepared import NoConnectionError, PreparedConnections, PreparedTransaction, Statement
+from wireroom_common.db.prepared import NoConnectionError, PreparedConnections, PreparedTransaction, Statement, nul_in_text
 from wireroom_common.error_text import describe_error
 from wireroom_common.errors import ErrorKind, WireroomError
 
@@ -100,8 +101,12 @@ class Database:
                 statement_timeout=statement_timeout,
             )
 
+        system_size = max(2, pool_size // 2)
         self._app = engine(f"{service}_app", pool_size, max_overflow)
-        self._system = engine(f"{service}_system", max(2, pool_size // 2), max_overflow)
+        self._system = engine(f"{service}_system", system_size, max_overflow)
+        # What stays open once it was needed, and what may be open at most, each with the one on which the relay listens.
+        self.connections_kept = pool_size + system_size + 1
+        self.connections_most = self.connections_kept + 2 * (max_overflow + PREPARED_CONNECTIONS)
         self._prepared_app = prepared(f"{service}_app")
         self._prepared_system = prepared(f"{service}_system")
 
@@ -137,6 +142,13 @@ class Database:
         """As `system`, likewise."""
         async with _translated(self.service), self._prepared_system.transaction() as transaction:
             yield transaction
+
+    @property
+    def connections_open(self) -> int:
+        """Connections of the pools that are open now."""
+        prepared = self._prepared_app.open + self._prepared_system.open
+        pools = [engine.pool for engine in (self._app, self._system)]
+        return prepared + sum(pool.checkedin() + pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
 
     def listen_conninfo(self) -> str:
         """A libpq connection string of the system role, for LISTEN on a connection of one's own."""
@@ -181,7 +193,9 @@ class Database:
 
 @asynccontextmanager
 async def _translated(service: str) -> AsyncIterator[None]:
-    """Turn 'no connection to be had' and 'given up, try again' into UNAVAILABLE, and log the cause; all other errors stay.
+    """Turn 'no connection to be had' and 'given up, try again' into UNAVAILABLE, and log the cause; a text with NUL is INVALID.
+
+    All other errors stay.
 
     A server that refuses a connection gives no SQLSTATE, whatever its reason (a wrong password, an unknown role): only the log tells.
     """
@@ -190,10 +204,20 @@ async def _translated(service: str) -> AsyncIterator[None]:
     except (PoolTimeoutError, NoConnectionError) as error:
         raise _logged(service, error, _busy("All database connections are in use; try again shortly.")) from error
     except (DBAPIError, psycopg.Error) as error:
+        if _is_about_nul(error):
+            raise nul_in_text() from error
         answer = _unavailability(error)
         if answer is None:
             raise
         raise _logged(service, error, answer) from error
+
+
+def _is_about_nul(error: DBAPIError | psycopg.Error) -> bool:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, psycopg.DataError):
+        return False
+    # The driver refuses a parameter by itself, without SQLSTATE; the server tells of `\u0000` in JSON.
+    return (cause.sqlstate is None and "NUL" in str(cause)) or cause.sqlstate == "22P05"
 
 
 def _unavailability(error: DBAPIError | psycopg.Error) -> WireroomError | None:

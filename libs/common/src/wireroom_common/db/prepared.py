@@ -19,9 +19,18 @@ import psycopg
 from psycopg import pq
 from psycopg.errors import error_from_result
 
+from wireroom_common.errors import WireroomError, invalid
+
 # How long an answer may take after the server has given up the statement by itself.
 _PATIENCE = 5.0
 _RECYCLE_SECONDS = 1800.0
+
+
+def nul_in_text() -> WireroomError:
+    """The error of a text that PostgreSQL cannot hold."""
+    return invalid(
+        "text_contains_nul", "A text contains the character NUL (U+0000), which cannot be stored or searched for: remove it."
+    )
 
 
 class Statement:
@@ -62,6 +71,9 @@ class PreparedConnections:
         self._wait = wait
         self._limit = statement_timeout + _PATIENCE
         self._idle: list[_Connection] = []
+        self.open = 0
+        # Connections that were opened before this are closed when they are given back.
+        self._closings = 0
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[PreparedTransaction]:
@@ -72,36 +84,46 @@ class PreparedConnections:
         except TimeoutError:
             raise NoConnectionError("no connection got free in time") from None
         try:
+            closings = self._closings
             connection = self._rested() or await self._opened()
             try:
                 yield PreparedTransaction(connection)
                 await connection.commit()
             except BaseException:
                 # What it may still be doing ends with it; a connection that works is made faster than this one is understood.
-                connection.close()
+                self._finish(connection)
                 raise
-            self._idle.append(connection)
+            if closings == self._closings:
+                self._idle.append(connection)
+            else:
+                self._finish(connection)
         finally:
             self._places.release()
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the connections: those in use when their transactions end."""
+        self._closings += 1
         while self._idle:
-            self._idle.pop().close()
+            self._finish(self._idle.pop())
 
     def _rested(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.lost and time.monotonic() - connection.born < _RECYCLE_SECONDS:
                 return connection
-            connection.close()
+            self._finish(connection)
         return None
 
     async def _opened(self) -> _Connection:
         opened = await psycopg.AsyncConnection.connect(
             self._conninfo, autocommit=True, client_encoding="UTF8", **dict(self._options)
         )
+        self.open += 1
         return _Connection(opened, self._limit)
+
+    def _finish(self, connection: _Connection) -> None:
+        self.open -= 1
+        connection.close()
 
 
 class _Connection:
@@ -122,6 +144,9 @@ class _Connection:
         self._loop.add_reader(self._socket, self._read)
 
     def send(self, statement: Statement, values: tuple[str, ...]) -> None:
+        # libpq takes texts as strings of C: all behind the NUL would be missing.
+        if any("\x00" in value for value in values):
+            raise nul_in_text()
         if statement.name not in self._prepared:
             self._pg.send_prepare(statement.name, statement.sql)
             self._unanswered += 1

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from wireroom_common.rpc.admission import UNGUARDED, Refusal
 from wireroom_common.rpc.exchange import CallStatus, Exchange, Metadata
 from wireroom_common.rpc.exchange_context import ExchangeContext, run_handler
 
@@ -26,11 +27,10 @@ class _HandlerCallDetails:
 
 
 class CallRunner:
-    """Each exchange runs in a task of its own, through all interceptors; more than `max_concurrent_calls` at once are refused."""
+    """Each exchange runs in a task of its own, through all interceptors; one of them (`Admission`) bounds how many run at once."""
 
-    def __init__(self, interceptors: Sequence[grpc.aio.ServerInterceptor], max_concurrent_calls: int) -> None:
+    def __init__(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> None:
         self._interceptors = tuple(interceptors)
-        self._max_concurrent_calls = max_concurrent_calls
         self._generic: list[grpc.GenericRpcHandler] = []
         self._registered: dict[str, Any] = {}
         self._exchanges: dict[asyncio.Task[None], Exchange] = {}
@@ -51,9 +51,6 @@ class CallRunner:
 
     def accept(self, exchange: Exchange, peer: str) -> None:
         """Serve one call. `peer`: what the servicer's context says of the other side."""
-        if len(self._exchanges) >= self._max_concurrent_calls:
-            exchange.finish(CallStatus(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!"))
-            return
         context = self._context.copy() if self._context else contextvars.Context()
         work = self._serve(exchange, peer)
         task = asyncio.get_running_loop().create_task(work, name=f"rpc {exchange.method}", context=context)
@@ -82,6 +79,8 @@ class CallRunner:
             if handler is None:
                 exchange.finish(CallStatus(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
                 return
+            if handler.known if isinstance(handler, Refusal) else not exchange.method.startswith(UNGUARDED):
+                exchange.caller_known()
             await run_handler(handler, context)
             context.end()
         except asyncio.CancelledError:

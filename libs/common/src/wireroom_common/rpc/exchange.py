@@ -120,6 +120,9 @@ class Exchange:
     def _expire(self) -> None:
         self.give_up(CallStatus(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
 
+    def caller_known(self) -> None:
+        """Told by the server when the call is signed by one of the installation's."""
+
     def remaining(self) -> float | None:
         """Seconds until the deadline, never negative; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - asyncio.get_running_loop().time())

@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 import grpc
 import grpc.aio
 
+from wireroom_common.rpc.admission import Admission, CallBudget
 from wireroom_common.rpc.call_runner import CallRunner
 from wireroom_common.rpc.exchange import (
     CallStatus,
@@ -69,7 +70,7 @@ class LocalServer(grpc.aio.Server):
     ) -> None:
         self._service = service
         self._endpoint = endpoint
-        self._runner = CallRunner(interceptors, max_concurrent_calls)
+        self._runner = CallRunner((Admission(CallBudget(max_concurrent_calls)), *interceptors))
         self._stopped = asyncio.Event()
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:

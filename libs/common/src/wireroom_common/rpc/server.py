@@ -21,6 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import PrincipalKind
+from wireroom_common.rpc.admission import STRANGER_SECONDS, UNGUARDED, Admission, CallBudget, HealthDoor, Refusal
 from wireroom_common.rpc.context import (
     ReceivedPrincipal,
     current_request_id,
@@ -41,15 +42,14 @@ STREAM_DEADLINE = 600.0
 REQUEST_ID_KEY = "x-request-id"
 CLIENT_ADDRESS_KEY = "x-client-address"
 IDEMPOTENCY_KEY = "idempotency-key"
-# Probes of orchestrators carry no principal, and Watch has no end. A stream of many calls is a connection: its calls are guarded.
-_UNGUARDED = ("/grpc.health.v1.Health/", "/wireroom_protos.common.v1.MultiplexService/")
+_ANONYMOUS = "principal_anonymous"
 
 _log = structlog.get_logger(__name__)
 _propagator = TraceContextTextMapPropagator()
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
-    """Wraps each servicer method; the one interceptor of every server.
+    """Wraps each servicer method of every server. Who calls is asked before the request is read.
 
     A call without a valid signed principal ends UNAUTHENTICATED, as does an anonymous one to a method that is not in `public_rpcs`
     (full names, "/package.Service/Method"). A call without a deadline gets the default. A `WireroomError` reaches the client as it
@@ -80,9 +80,34 @@ class CallGuard(grpc.aio.ServerInterceptor):
             # The name comes from the caller and must not become a label.
             self._metrics.observe("unknown", "unknown", UNIMPLEMENTED, 0.0)
             return None
-        return handler if method.startswith(_UNGUARDED) else self._wrap(method, handler)
+        if method.startswith(UNGUARDED):
+            return handler
+        try:
+            received = self._received(method, handler_call_details.invocation_metadata)
+        except WireroomError as error:
+            return self._refusal(method, error)
+        return self._wrap(method, handler, received)
 
-    def _wrap(self, method: str, handler: Any) -> Any:
+    def knows(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+        """Whether the metadata are signed by one of the installation's."""
+        try:
+            self._verified(metadata)
+        except WireroomError:
+            return False
+        return True
+
+    def _refusal(self, method: str, error: WireroomError) -> Refusal:
+        """Ends the call before its request is read, let alone parsed: its caller is not known."""
+
+        async def refuse(_requests: Any, context: Any) -> None:
+            async def fail() -> None:
+                raise error
+
+            await self._serve(method, context, fail, self._unary_deadline, None)
+
+        return Refusal(refuse, known=error.code == _ANONYMOUS)
+
+    def _wrap(self, method: str, handler: Any, received: ReceivedPrincipal) -> Any:
         if handler.request_streaming and handler.response_streaming:
             behaviour, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
         elif handler.request_streaming:
@@ -102,14 +127,21 @@ class CallGuard(grpc.aio.ServerInterceptor):
                     return None
                 return await outcome
 
-            return await self._serve(method, context, work, default_deadline)
+            return await self._serve(method, context, work, default_deadline, received)
 
         # A coroutine that writes its responses serves both servers, and is cancelled where it waits.
         return cast("Any", make)(
             guarded, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
         )
 
-    async def _serve(self, full_method: str, context: Any, work: Callable[[], Awaitable[Any]], default_deadline: float) -> Any:
+    async def _serve(
+        self,
+        full_method: str,
+        context: Any,
+        work: Callable[[], Awaitable[Any]],
+        default_deadline: float,
+        received: ReceivedPrincipal | None,
+    ) -> Any:
         service, _, method = full_method.removeprefix("/").partition("/")
         metadata: tuple[tuple[str, str | bytes], ...] = tuple(context.invocation_metadata() or ())
         loop = asyncio.get_running_loop()
@@ -127,7 +159,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 remaining: float | None = context.time_remaining()
                 # With a deadline of the client's the server ends the call by itself.
                 async with asyncio.timeout(default_deadline if remaining is None else None) as limit:
-                    self._open(full_method, metadata, default_deadline if remaining is None else remaining)
+                    _open(full_method, metadata, default_deadline if remaining is None else remaining)
+                    if received is not None:
+                        set_received_principal(received)
                     response = await work()
                 kind = _kind_of(context)
                 return response  # noqa: TRY300 - the clauses below are about all of the above
@@ -160,23 +194,29 @@ class CallGuard(grpc.aio.ServerInterceptor):
                     span.set_status(trace.StatusCode.ERROR)
                 self._metrics.observe(service, method, kind, loop.time() - started)
 
-    def _open(self, full_method: str, metadata: Iterable[tuple[str, str | bytes]], remaining: float) -> None:
-        """Set up the context of the call: its task is its own, so nothing needs resetting."""
-        set_remaining_time(remaining)
-        request_id = next((value for key, value in metadata if key == REQUEST_ID_KEY), "")
-        set_request_id(request_id if isinstance(request_id, str) else "")
-        client_address = next((value for key, value in metadata if key == CLIENT_ADDRESS_KEY), "")
-        set_client_address(client_address if isinstance(client_address, str) else "")
-        idempotency_key = next((value for key, value in metadata if key == IDEMPOTENCY_KEY), "")
-        receive_idempotency_key(idempotency_key if isinstance(idempotency_key, str) else "", full_method)
-        structlog.contextvars.bind_contextvars(request_id=current_request_id(), rpc=full_method)
-        values = [value for key, value in metadata if key == PRINCIPAL_KEY]
+    def _received(self, full_method: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> ReceivedPrincipal:
+        received = self._verified(metadata)
+        if received.principal.kind is PrincipalKind.ANONYMOUS and full_method not in self._public_rpcs:
+            raise WireroomError(ErrorKind.UNAUTHENTICATED, _ANONYMOUS, "This operation needs an authenticated caller.")
+        return received
+
+    def _verified(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> ReceivedPrincipal:
+        values = [value for key, value in metadata or () if key == PRINCIPAL_KEY]
         if len(values) != 1 or not isinstance(values[0], bytes):
             raise WireroomError(ErrorKind.UNAUTHENTICATED, "principal_missing", "The call carries no principal.")
-        principal = self._verifier.verify(values[0])
-        if principal.kind is PrincipalKind.ANONYMOUS and full_method not in self._public_rpcs:
-            raise WireroomError(ErrorKind.UNAUTHENTICATED, "principal_anonymous", "This operation needs an authenticated caller.")
-        set_received_principal(ReceivedPrincipal(principal, values[0]))
+        return ReceivedPrincipal(self._verifier.verify(values[0]), values[0])
+
+
+def _open(full_method: str, metadata: Iterable[tuple[str, str | bytes]], remaining: float) -> None:
+    """Set up the context of the call: its task is its own, so nothing needs resetting."""
+    set_remaining_time(remaining)
+    request_id = next((value for key, value in metadata if key == REQUEST_ID_KEY), "")
+    set_request_id(request_id if isinstance(request_id, str) else "")
+    client_address = next((value for key, value in metadata if key == CLIENT_ADDRESS_KEY), "")
+    set_client_address(client_address if isinstance(client_address, str) else "")
+    idempotency_key = next((value for key, value in metadata if key == IDEMPOTENCY_KEY), "")
+    receive_idempotency_key(idempotency_key if isinstance(idempotency_key, str) else "", full_method)
+    structlog.contextvars.bind_contextvars(request_id=current_request_id(), rpc=full_method)
 
 
 async def _write_all(responses: AsyncIterator[Any], context: Any) -> None:
@@ -218,15 +258,18 @@ def grpc_server(
     max_concurrent_calls: int = 1000,
     max_connection_age: float = 300.0,
     max_connection_age_grace: float = STREAM_DEADLINE,
+    stranger_seconds: float = STRANGER_SECONDS,
 ) -> grpc.aio.Server:
     """A gRPC server with the guard and our limits. Times in seconds; connections are renewed so that clients find new replicas.
 
-    `max_concurrent_calls` holds for ordinary calls and for those in streams of many each.
+    `max_concurrent_calls` holds for ordinary calls and those in streams of many together. Callers without a signature take no place of it:
+    there are a few of their own for probes, watchers of the health and streams, which are ended after `stranger_seconds` without
+    a signed call.
     Open a port with `add_insecure_port("127.0.0.1:0")` or `add_insecure_port("unix:/path")`.
     """
+    interceptors = (Admission(CallBudget(max_concurrent_calls)), HealthDoor(), guard)
     inner = grpc.aio.server(
-        interceptors=(guard,),
-        maximum_concurrent_rpcs=max_concurrent_calls,
+        interceptors=interceptors,
         options=(
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -245,7 +288,9 @@ def grpc_server(
     )
     # Before the connection's own end begins, so that no call in a stream is cut off by it.
     stream_age = max_connection_age * 0.8
-    return MultiplexServer(inner, interceptors=(guard,), max_concurrent_calls=max_concurrent_calls, stream_age=stream_age)
+    return MultiplexServer(
+        inner, interceptors=interceptors, knows=guard.knows, stream_age=stream_age, stranger_seconds=stranger_seconds
+    )
 
 
 class Health:

@@ -19,6 +19,7 @@ from wireroom_common.cache import Caches
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database, DatabaseUrl
 from wireroom_common.errors import OperatorError
+from wireroom_common.logging import get_logger
 from wireroom_common.rpc import (
     CallGuard,
     ClientMetrics,
@@ -41,6 +42,8 @@ from wireroom_common.runtime.settings import RuntimeSettings
 _LOCAL = "local:"
 _EMBEDDED = "embedded:"
 _REDIS_CONNECTIONS = 50
+
+_log = get_logger("wireroom.process")
 
 
 class ProcessInfra:
@@ -112,6 +115,13 @@ class ProcessInfra:
         if self._caches is None:
             # A process of one role that needs no Redis may have been given none.
             given = self.settings.redis_url.get_secret_value() != _EMBEDDED
+            if not given:
+                _log.warning(
+                    "caches_without_redis",
+                    off="Cached values are kept in the memory of this process only, and those that must be dropped in all processes at once"
+                    " (such as lists of articles) are not kept at all.",
+                    advice="Set WIREROOM_REDIS_URL.",
+                )
             self._caches = Caches(self.redis() if given else None, self.clock, self.registry)
         return self._caches
 
@@ -124,8 +134,9 @@ class ProcessInfra:
         """A channel that signs as `role`."""
         url = self.settings.rpc_url(service)
         target = f"{_LOCAL}{service}" if url == _LOCAL else url
-        inner = open_channel(target, self._network, multiplexed=self.settings.rpc_multiplexed)
-        channel = ServiceChannel(inner, signer=self.signer(role), metrics=self._client_metrics, tracer=self.tracer)
+        signer = self.signer(role)
+        inner = open_channel(target, self._network, multiplexed=self.settings.rpc_multiplexed, signer=signer)
+        channel = ServiceChannel(inner, signer=signer, metrics=self._client_metrics, tracer=self.tracer)
         self._channels.append(channel)
         return channel
 

@@ -15,7 +15,9 @@ from datetime import timedelta
 
 from prometheus_client import Counter, start_http_server
 
+from wireroom_common.bus.parking import purge_dead_letters
 from wireroom_common.bus.relay import Relay, RelayMetrics
+from wireroom_common.db.capacity import capacity_of
 from wireroom_common.db.migrate import require_current
 from wireroom_common.error_text import describe_error
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -143,6 +145,8 @@ class Process:
         for service in services:
             if service.database is not None:
                 await self._wait_for_database(service)
+        if databases := [service.database for service in services if service.database is not None]:
+            (await capacity_of(databases)).check()
         for service in services:
             if service.stop is not None:
                 stack.push_async_callback(self._limited, f"{service.name}.stop", service.stop)
@@ -225,11 +229,20 @@ class Process:
             while await purge_inbox(database, _INBOX_KEPT):
                 pass
 
+        async def purge_dead() -> None:
+            kept = timedelta(days=self._infra.settings.dead_letters_kept_days)
+            while dropped := await purge_dead_letters(database, kept):
+                self._log.warning("dead_letters_dropped", service=service.name, count=dropped, kept_days=kept.days)
+
         async def purge_keys() -> None:
             while await purge_effects(database, _EFFECTS_KEPT):
                 pass
 
-        return [Periodic("purge_inbox", 600.0, purge), Periodic("purge_idempotency", 600.0, purge_keys)]
+        return [
+            Periodic("purge_inbox", 600.0, purge),
+            Periodic("purge_idempotency", 600.0, purge_keys),
+            Periodic("purge_dead_letters", 3600.0, purge_dead),
+        ]
 
     async def _repeat(self, service: str, work: Periodic) -> None:
         while True:

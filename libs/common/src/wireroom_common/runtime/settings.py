@@ -56,6 +56,13 @@ class RuntimeSettings(BaseSettings):
     database_max_overflow: int = Field(5, ge=0, le=30, description="Further connections of each of the two roles under load")
     redis_url: SecretStr = Field(SecretStr("embedded:"), description="`embedded:`, redis://, rediss:// or unix://")
     bus_url: SecretStr = Field(SecretStr("local:"), description="`local:` (same process) or amqp://user:password@host:port/vhost")
+    dead_letters_kept_days: int = Field(
+        90,
+        ge=1,
+        le=3650,
+        description="Days after which a dead delivery of the `local:` bus, or a parked event of an outbox, is deleted. RabbitMQ keeps dead"
+        " letters up to the limit of its queues",
+    )
     rpc_listen: str = Field("local:", description="`local:`, grpc://0.0.0.0:50051 or grpc:unix:/path")
     rpc_auth_url: str = Field("local:", description="Where the auth service is: `local:` or grpc://host:port")
     rpc_chat_url: str = Field("local:", description="Where the chat service is")

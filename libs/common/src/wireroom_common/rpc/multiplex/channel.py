@@ -15,6 +15,7 @@ from wireroom_common.rpc.exchange_call import ExchangeCall
 from wireroom_common.rpc.multiplex.link import SentExchange
 from wireroom_common.rpc.multiplex.pool import LinkPool
 from wireroom_common.rpc.multiplex.wire import MAX_REQUEST_BYTES
+from wireroom_common.rpc.signing import PrincipalSigner
 
 # Far above what one server takes: a bound for memory when calls pile up behind peers that are slow or away.
 _MAX_CALLS = 4096
@@ -29,14 +30,15 @@ class MultiplexChannel(grpc.aio.Channel):
     When a connection is lost the calls in it fail UNAVAILABLE at once. More than 4,096 calls in progress are RESOURCE_EXHAUSTED.
     """
 
-    def __init__(self, target: str) -> None:
-        self._pool = LinkPool(target, self._changed)
+    def __init__(self, target: str, *, signer: PrincipalSigner | None = None) -> None:
+        self._pool = LinkPool(target, self._changed, signer)
         # Connects when the first call needs it.
         self._ordinary = grpc_channel(target)
         self._closed = False
         self._open: set[SentExchange] = set()
         # Calls that wait for a connection: their request, and whether they wait for as long as it takes.
         self._waiting: dict[SentExchange, tuple[bytes, bool]] = {}
+        self._ordinary_calls: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()
 
     def unary_unary(
@@ -131,7 +133,9 @@ class MultiplexChannel(grpc.aio.Channel):
         else:
             # A context of its own: see the servers' side.
             work = self._call_ordinarily(exchange, request, wait=wait)
-            exchange.task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+            task = exchange.task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+            self._ordinary_calls.add(task)
+            task.add_done_callback(self._ordinary_calls.discard)
 
     async def _call_ordinarily(self, exchange: SentExchange, request: bytes, *, wait: bool) -> None:
         ordinary: Any = self._ordinary.unary_stream(exchange.method)
@@ -144,6 +148,8 @@ class MultiplexChannel(grpc.aio.Channel):
         except grpc.aio.AioRpcError:
             # The status tells it.
             pass
+        except Exception as error:  # noqa: BLE001 - the border of the task: whoever waits for the call must learn that it is over
+            exchange.finish(CallStatus(grpc.StatusCode.INTERNAL, f"The call failed: {type(error).__name__}."))
         finally:
             # Cancelled: the exchange has ended, and its ordinary call ends with it.
             call.cancel()
@@ -210,8 +216,10 @@ class MultiplexChannel(grpc.aio.Channel):
             _, late = await asyncio.wait(waiting, timeout=grace)
             for wait in late:
                 wait.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         for exchange in list(self._open):
             exchange.cancel()
+        await asyncio.gather(*self._ordinary_calls, return_exceptions=True)
         await self._pool.close()
         await self._ordinary.close()
         self._change.set()

@@ -9,7 +9,10 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import structlog
 
+from wireroom_common.error_text import describe_error
+from wireroom_common.principal import Principal, PrincipalKind
 from wireroom_common.rpc.client import grpc_channel
 from wireroom_common.rpc.exchange import CallStatus, Exchange, Metadata
 from wireroom_common.rpc.multiplex.outbox import Outbox
@@ -22,6 +25,7 @@ from wireroom_common.rpc.multiplex.wire import (
     read_end,
     read_metadata,
 )
+from wireroom_common.rpc.signing import PRINCIPAL_KEY, PrincipalSigner
 from wireroom_protos.common.v1 import multiplex_pb2, multiplex_pb2_grpc
 
 _CONNECT_SECONDS = 5.0
@@ -29,11 +33,18 @@ _CONNECT_SECONDS = 5.0
 _OUTBOX_BYTES = 4 * 1024 * 1024
 # What metadata and numbers add to a request, about.
 _OPEN_COST = 512
+_OPENER = Principal(PrincipalKind.SERVICE)
 _LOST = CallStatus(grpc.StatusCode.UNAVAILABLE, "The connection was lost.")
+
+_log = structlog.get_logger(__name__)
 
 
 class LinkFailedError(Exception):
     """There is no connection."""
+
+
+class UnreadableBatchError(Exception):
+    """The peer sent what is no batch."""
 
 
 class LinkUnsupportedError(Exception):
@@ -62,7 +73,8 @@ class SentExchange(Exchange):
 class Link:
     """Open with `open`; then calls can be started until `leaving` is set. It ends by itself when its last call has ended."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, signer: PrincipalSigner | None = None) -> None:
+        self._signer = signer
         self._channel = grpc_channel(address, own_connection=True)
         self._stream: Any = None
         self._outbox = Outbox(multiplex_pb2.ConnectRequest, capacity=_OUTBOX_BYTES)
@@ -79,7 +91,9 @@ class Link:
 
     async def open(self) -> asyncio.Task[None]:
         """Connect; the task ends with the stream. LinkUnsupportedError if the peer does not know it, LinkFailedError if there is none."""
-        self._stream = multiplex_pb2_grpc.MultiplexServiceStub(self._channel).Connect()
+        # So that the peer knows the stream for one of its installation's before any call is in it.
+        metadata = ((PRINCIPAL_KEY, self._signer.sign(_OPENER)),) if self._signer is not None else None
+        self._stream = multiplex_pb2_grpc.MultiplexServiceStub(self._channel).Connect(metadata=metadata)
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 first = await self._stream.read()
@@ -147,11 +161,13 @@ class Link:
         writing = asyncio.create_task(self._write())
         try:
             while (batch := await self._stream.read()) is not grpc.aio.EOF:
-                for envelope in batch.envelopes:
+                for envelope in _envelopes(batch):
                     self._receive(envelope)
         except grpc.aio.AioRpcError:
             # Calls in progress learn it below.
             pass
+        except Exception as error:  # noqa: BLE001 - a peer that sends nonsense is as good as gone; nobody else would see this
+            _log.warning("rpc_stream_failed", error=describe_error(error))
         finally:
             self.leaving.set()
             lost, self._calls = self._calls, {}
@@ -159,6 +175,8 @@ class Link:
                 exchange.finish(_LOST)
             writing.cancel()
             self._stream.cancel()
+            # Before its channel: a task that is still writing would be left behind.
+            await asyncio.gather(writing, return_exceptions=True)
             await self._channel.close()
 
     async def _write(self) -> None:
@@ -198,3 +216,10 @@ class Link:
             exchange.give_up(
                 CallStatus(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max, or without credit.")
             )
+
+
+def _envelopes(batch: Any) -> Any:
+    # What cannot be parsed comes as None.
+    if batch is None:
+        raise UnreadableBatchError
+    return batch.envelopes

@@ -10,9 +10,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import grpc
+import structlog
 
+from wireroom_common.error_text import describe_error
 from wireroom_common.rpc.multiplex.addresses import addresses_of, changes
 from wireroom_common.rpc.multiplex.link import Link, LinkFailedError, LinkUnsupportedError
+from wireroom_common.rpc.signing import PrincipalSigner
 
 _FIRST_DELAY = 0.1
 _LAST_DELAY = 2.0
@@ -24,12 +27,15 @@ _ASK_AGAIN_SECONDS = 30.0
 _RESOLVE_SECONDS = 30.0
 _RESOLVE_PAUSE = 1.0
 
+_log = structlog.get_logger(__name__)
+
 
 class LinkPool:
     """Begins to connect with `start`. `changed` is called whenever `state` may be another."""
 
-    def __init__(self, target: str, changed: Callable[[], None]) -> None:
+    def __init__(self, target: str, changed: Callable[[], None], signer: PrincipalSigner | None = None) -> None:
         self._target = target
+        self._signer = signer
         self._changed = changed
         self._ready: list[Link] = []
         # Addresses of peers that serve ordinary calls only, and of those that could not be reached at the last attempt.
@@ -40,6 +46,8 @@ class LinkPool:
         self._resolving: asyncio.Task[None] | None = None
         self._resolve_again = asyncio.Event()
         self._keepers: dict[str, asyncio.Task[None]] = {}
+        # Every task that has not ended, also of addresses that are none any more.
+        self._tasks: set[asyncio.Task[None]] = set()
         # Every link that has not ended, by the task that ends with it.
         self._links: dict[asyncio.Task[None], Link] = {}
 
@@ -56,7 +64,7 @@ class LinkPool:
     def start(self) -> None:
         """Connect, unless that was begun before."""
         if self._resolving is None:
-            self._resolving = _task(self._resolve())
+            self._resolving = self._task(self._resolve())
 
     def pick(self) -> Link | None:
         """The next link in turn; None for an ordinary call, where the turn is that of a peer which serves no other. Needs either."""
@@ -76,11 +84,10 @@ class LinkPool:
 
     async def close(self) -> None:
         """End everything now."""
-        tasks = [*self._keepers.values(), *([self._resolving] if self._resolving else [])]
+        tasks = [*self._tasks]
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for link in list(self._links.values()):
             await link.close()
 
@@ -109,13 +116,13 @@ class LinkPool:
             self._failing.discard(address)
         for address in addresses:
             if address not in self._keepers:
-                self._keepers[address] = _task(self._keep_link(address))
+                self._keepers[address] = self._task(self._keep_link(address))
 
     async def _keep_link(self, address: str) -> None:
         loop = asyncio.get_running_loop()
         delay = _FIRST_DELAY
         while True:
-            link = Link(address)
+            link = Link(address, self._signer)
             try:
                 ending = await link.open()
             except LinkUnsupportedError:
@@ -154,7 +161,14 @@ class LinkPool:
                 members.discard(address)
         self._changed()
 
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Outlives the call that caused it, and must not carry that one's principal and log fields."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
 
-def _task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Outlives the call that caused it, and must not carry that one's principal and log fields."""
-    return asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("rpc_link_keeper_died", target=self._target, error=describe_error(error))
