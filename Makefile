@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run demo test lint format protos lock unit contract integration citations clients security bench bench-gateway bench-chat bench-limits bench-websockets bench-retrieval bench-citations bench-index bench-ingest reference clean
+.PHONY: help setup lancedb run demo test lint format protos lock unit contract integration citations clients security bench bench-gateway bench-chat bench-limits bench-websockets bench-retrieval bench-citations bench-index bench-ingest reference clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,16 +12,19 @@ help: ## Show this list
 setup: ## Make .venv, install the locked packages and build the local embedding model (skipped when done)
 	@$(PYTHON) scripts/setup.py
 
+lancedb: ## Install LanceDB, too: an optional store of vectors, with which the tests run
+	@$(PYTHON) scripts/setup.py --with lancedb
+
 run: setup ## Set everything up and run Wireroom on this machine (no Docker, root, keys or cloud)
 	@$(BIN)/wireroom run
 
 demo: setup ## Serve the sample feed and documents for the tour
 	@$(BIN)/wireroom demo
 
-test: setup ## Set everything up and run every check and test
+test: lancedb ## Set everything up and run every check and test
 	@$(BIN)/python scripts/run_tests.py
 
-lint: setup ## Style, types, architecture rules, generated code and lock freshness
+lint: lancedb ## Style, types, architecture rules, generated code and lock freshness
 	@$(BIN)/python scripts/lint.py
 
 format: setup ## Format the code
@@ -33,7 +36,7 @@ protos: setup ## Regenerate the code of protos/
 lock: setup ## Resolve requirements.lock anew
 	@$(BIN)/python scripts/lock.py
 
-unit contract integration citations clients security: setup
+unit contract integration citations clients security: lancedb
 	@$(BIN)/python scripts/run_tests.py $@
 
 bench-gateway: setup ## The gateway's hot path beside nginx and a naive gateway, in one run

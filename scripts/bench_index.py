@@ -13,10 +13,12 @@ import argparse
 import asyncio
 import json
 import os
+import struct
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,20 @@ from uuid import UUID, uuid4
 import numpy as np
 import psutil
 import psycopg
+from numpy.typing import NDArray
 from sqlalchemy import text
 
 from wireroom_common.db import Database, DatabaseUrl
 from wireroom_common.db.migrate import bootstrap, upgrade
 from wireroom_common.runtime.embedded import EmbeddedPostgres
+from wireroom_rag.adapters import vectors_pg
 from wireroom_rag.adapters.connections import worker
 from wireroom_rag.adapters.generations_sql import GenerationStore
+from wireroom_rag.adapters.postings_format import blocks
+from wireroom_rag.adapters.postings_sql import LENGTHS
 from wireroom_rag.adapters.retrieval_sql import EXACT_UP_TO, IndexReader
 from wireroom_rag.chunking import CHUNKER, Chunker
+from wireroom_rag.domain.bm25 import Postings
 from wireroom_rag.domain.collection import Members
 from wireroom_rag.domain.document import ExtractedText
 from wireroom_rag.domain.generation import Blueprint
@@ -51,6 +58,14 @@ _NOISE = 0.4 / DIMENSIONS**0.5
 _PER_DOCUMENT = 10
 _REPLACED = 0.2
 _BLOCK = 5_000
+# Queries whose answers are compared with exact search.
+_COMPARED = 40
+# COPY's binary format.
+_BINARY_BEGIN = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_BINARY_END = b"\xff\xff"
+_SHORT, _INTEGER, _LONG = struct.Struct("!h"), struct.Struct("!i"), struct.Struct("!q")
+
+Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,12 @@ class _Real:
     texts: Sequence[str]
     vectors: Vectors
     queries: Sequence[tuple[Vectors, dict[str, int]]]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    scope: Scope
+    collection: UUID | None
 
 
 def _say(line: str) -> None:
@@ -93,28 +114,52 @@ def _read(model: Model, texts: int, queries: int) -> _Real:
     return _Real(chunks[:texts], vectors, found)
 
 
-def _perturbed(real: _Real, count: int, seed: int) -> Iterator[tuple[str, Vectors, dict[str, int]]]:
-    """Text, vector and terms, each like those of a real text, no two the same."""
-    random = np.random.default_rng(seed)
-    lexicon = Lexicon()
-    words = [passage.split() for passage in real.texts]
-    pool = np.array([word for passage in words for word in passage], dtype=object)
-    # What a word becomes does not depend on its neighbours.
-    stems = {word: list(lexicon.terms(str(word)).items()) for word in set(pool)}
-    for first in range(0, count, _BLOCK):
-        size = min(_BLOCK, count - first)
-        places = random.integers(len(real.texts), size=size)
-        vectors = real.vectors[places] + random.normal(scale=_NOISE, size=(size, DIMENSIONS)).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        for place, vector in zip(places, vectors, strict=True):
-            passage = np.array(words[place], dtype=object)
-            swapped = random.random(len(passage)) < _REPLACED
-            passage[swapped] = random.choice(pool, size=int(swapped.sum()))
-            terms: dict[str, int] = {}
-            for word in passage:
-                for stem, number in stems[word]:
-                    terms[stem] = terms.get(stem, 0) + number
-            yield " ".join(passage), vector, terms
+class _Words:
+    """The words of the real texts by number, and the stem of each; -1 where there is none."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        lexicon = Lexicon()
+        split = [passage.split() for passage in texts]
+        self.words = np.array(sorted({word for passage in split for word in passage}), dtype=object)
+        numbers = {word: number for number, word in enumerate(self.words)}
+        self.texts = [np.array([numbers[word] for word in passage], dtype=np.int32) for passage in split]
+        self.pool = np.concatenate(self.texts)
+        # What a word becomes does not depend on its neighbours; of words that are several, the first counts.
+        first = [next(iter(lexicon.terms(word)), None) for word in self.words]
+        self.stems = sorted({stem for stem in first if stem is not None})
+        stem_numbers = {stem: number for number, stem in enumerate(self.stems)}
+        self.stem_of = np.array([-1 if stem is None else stem_numbers[stem] for stem in first], dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Chunks, each like a real one and no two the same; postings by chunk (its place among these), stem and count."""
+
+    texts: Sequence[str]
+    vectors: Vectors
+    terms: Numbers
+    chunk: Numbers
+    stem: Numbers
+    count: Numbers
+
+
+def _perturbed(real: _Real, words: _Words, size: int, random: np.random.Generator) -> _Made:
+    places = random.integers(len(real.texts), size=size)
+    noise = random.standard_normal((size, DIMENSIONS), dtype=np.float32) * np.float32(_NOISE)
+    vectors = real.vectors[places] + noise
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    chosen = [words.texts[place] for place in places]
+    lengths = np.array([len(passage) for passage in chosen])
+    flat = np.concatenate(chosen)
+    swapped = random.random(len(flat)) < _REPLACED
+    flat[swapped] = random.choice(words.pool, size=int(swapped.sum()))
+    texts = [" ".join(part) for part in np.split(words.words[flat], np.cumsum(lengths)[:-1])]
+    stems = words.stem_of[flat]
+    keys = (np.repeat(np.arange(size, dtype=np.int64), lengths) * len(words.stems) + stems)[stems >= 0]
+    pairs, counts = np.unique(keys, return_counts=True)
+    chunk, stem = np.divmod(pairs, len(words.stems))
+    terms = np.bincount(chunk, weights=counts, minlength=size).astype(np.int64)
+    return _Made(texts, vectors, terms, chunk, stem.astype(np.int32), np.minimum(counts, 255).astype(np.uint8))
 
 
 class _Loader:
@@ -123,40 +168,35 @@ class _Loader:
     def __init__(self, admin: str) -> None:
         self._connection = psycopg.connect(admin, autocommit=True)
         self._connection.execute("SET session_replication_role = replica")
-        self._connection.execute("SET maintenance_work_mem = '1GB'")
+        self._connection.execute("SET maintenance_work_mem = '4GB'")
+        self._connection.execute("SET max_parallel_maintenance_workers = 1")
         self._next = 1
 
     def close(self) -> None:
         self._connection.close()
 
     def drop_indexes(self) -> list[str]:
-        """Statements that make them again, those of vectors last."""
-        query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'rag' AND tablename IN ('chunks', 'postings')"
+        """Statements that make them again."""
+        query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'rag' AND tablename = 'chunks'"
         again = []
         for name, definition in self._connection.execute(query).fetchall():
-            if name == "chunks_pkey":
-                continue
-            if name == "postings_pkey":
-                self._connection.execute("ALTER TABLE rag.postings DROP CONSTRAINT postings_pkey")
-            else:
+            if name != "chunks_pkey":
                 self._connection.execute(f"DROP INDEX rag.{name}")
-            again.append(definition)
-        return sorted(again, key=lambda definition: "hnsw" in definition)
+                again.append(definition)
+        return sorted(again)
 
     def make(self, statements: Sequence[str]) -> None:
-        begun = time.monotonic()
-        for statement in (each for each in statements if "hnsw" not in each):
-            self._connection.execute(statement)
-        _say(f"indexes of rows and postings: {time.monotonic() - begun:.0f} s")
-        begun = time.monotonic()
-        for statement in (each for each in statements if "hnsw" in each):
-            self._connection.execute(statement)
-        _say(f"graphs of vectors (HNSW, m 16, ef_construction 64): {time.monotonic() - begun:.0f} s")
-        begun = time.monotonic()
-        self._connection.execute("VACUUM ANALYZE rag.chunks, rag.postings, rag.documents, rag.document_versions")
-        _say(f"vacuum and analyse: {time.monotonic() - begun:.0f} s")
+        graphs = [each for each in statements if "hnsw" in each]
+        with _timed("indexes of rows"):
+            for statement in (each for each in statements if each not in graphs):
+                self._connection.execute(statement)
+        with _timed("graphs of vectors (HNSW, m 16, ef_construction 64)"):
+            for statement in graphs:
+                self._connection.execute(statement)
+        with _timed("vacuum and analyse"):
+            self._connection.execute("VACUUM ANALYZE")
 
-    def tenant(self, tenant: UUID, owner: UUID, real: _Real, count: int, seed: int) -> list[UUID]:
+    def tenant(self, tenant: UUID, owner: UUID, real: _Real, words: _Words, *, count: int, seed: int) -> list[UUID]:
         """The tenant's documents."""
         ids = [uuid4() for _ in range(-(-count // _PER_DOCUMENT))]
         readers = f"{{manager,user:{owner},*}}"
@@ -167,20 +207,35 @@ class _Loader:
         with self._copy("document_versions", columns) as copy:
             for number, document in enumerate(ids):
                 copy.write_row((tenant, document, 1, "document", f"{number}.txt", "text/plain", "", "", _PER_DOCUMENT, "indexed"))
-        total = 0
-        batch: list[tuple[str, Vectors, dict[str, int]]] = []
-        for number, entry in enumerate(_perturbed(real, count, seed), 1):
-            batch.append(entry)
-            if len(batch) == _BLOCK or number == count:
-                total += self._chunks(tenant, ids, number - len(batch), batch)
-                batch = []
+        random = np.random.default_rng(seed)
+        base = self._next
+        self._next += count
+        chunk: list[Numbers] = []
+        stem: list[Numbers] = []
+        counts: list[Numbers] = []
+        terms: list[Numbers] = []
+        begun = time.monotonic()
+        for first in range(0, count, _BLOCK):
+            made = _perturbed(real, words, min(_BLOCK, count - first), random)
+            self._chunks(tenant, ids, base, first, made)
+            self._stems(tenant, ids, words, first, made)
+            chunk.append((made.chunk + first).astype(np.uint32))
+            stem.append(made.stem)
+            counts.append(made.count)
+            terms.append(made.terms)
+            if (first // _BLOCK + 1) % 10 == 0:
+                _say(f"  {first + len(made.texts)} of {count} chunks after {time.monotonic() - begun:.0f} s")
+        lengths = np.concatenate(terms)
+        with _timed(f"postings of {count} chunks in blocks"):
+            everywhere = Postings(base + np.arange(count, dtype=np.int64), lengths, np.zeros(count, dtype=np.int64))
+            self._blocks(tenant, words, base, (np.concatenate(stem), np.concatenate(chunk), np.concatenate(counts)), everywhere)
         self._connection.execute(
             "INSERT INTO rag.generations (tenant_id, number, model, dimension, chunker, state) VALUES (%s, 1, %s, %s, %s, 'serving')",
             (tenant, MODEL, DIMENSIONS, CHUNKER),
         )
         self._connection.execute(
             "INSERT INTO rag.index_statistics (tenant_id, generation, chunks, terms) VALUES (%s, 1, %s, %s)",
-            (tenant, count, total),
+            (tenant, count, int(lengths.sum())),
         )
         return ids
 
@@ -196,85 +251,164 @@ class _Loader:
         self._connection.execute("ANALYZE rag.collection_documents")
         return collection
 
-    def sizes(self) -> None:
+    def sizes(self, chunks: int) -> None:
         query = """
             SELECT c.relname, pg_relation_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname = 'rag' AND pg_relation_size(c.oid) > 1000000 ORDER BY 2 DESC
+             WHERE (n.nspname = 'rag' OR n.nspname = 'pg_toast') AND pg_relation_size(c.oid) > 1000000 ORDER BY 2 DESC
         """
         found = self._connection.execute(query).fetchall()
         _say("sizes: " + ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in found))
+        _say(f"size: {sum(size for _, size in found) / chunks / 1e3:.2f} kB a chunk, indexes and documents included")
 
-    def _chunks(self, tenant: UUID, ids: Sequence[UUID], first: int, batch: Sequence[tuple[str, Vectors, dict[str, int]]]) -> int:
+    def _chunks(self, tenant: UUID, ids: Sequence[UUID], base: int, first: int, made: _Made) -> None:
         columns = (
             "tenant_id, id, document_id, version, kind, page, start_at, end_at, content, terms, embedding, generation, dimension"
         )
-        start = self._next
-        self._next += len(batch)
-        with self._copy("chunks", columns) as copy:
-            for place, (passage, vector, terms) in enumerate(batch):
+        halves = made.vectors.astype(">f2")
+        dimensions = struct.pack("!hh", DIMENSIONS, 0)
+        with self._copy("chunks", columns, binary=True) as copy:
+            for place, passage in enumerate(made.texts):
                 number = first + place
-                shown = "[" + ",".join([f"{value:.4g}" for value in vector.tolist()]) + "]"
                 at = 2_000 * (number % _PER_DOCUMENT)
-                document = ids[number // _PER_DOCUMENT]
-                count = sum(terms.values())
-                copy.write_row(
-                    (tenant, start + place, document, 1, "document", 0, at, at + 1_999, passage, count, shown, 1, DIMENSIONS)
+                copy.write(
+                    _binary_row(
+                        tenant.bytes,
+                        _LONG.pack(base + number),
+                        ids[number // _PER_DOCUMENT].bytes,
+                        _INTEGER.pack(1),
+                        b"document",
+                        _INTEGER.pack(0),
+                        _INTEGER.pack(at),
+                        _INTEGER.pack(at + 1_999),
+                        passage.encode(),
+                        _INTEGER.pack(int(made.terms[place])),
+                        dimensions + halves[place].tobytes(),
+                        _INTEGER.pack(1),
+                        _INTEGER.pack(DIMENSIONS),
+                    )
                 )
-        with self._copy("postings", "tenant_id, generation, stem, chunk_id, tf, terms") as copy:
-            for place, (_, _, terms) in enumerate(batch):
-                count = sum(terms.values())
-                for stem, frequency in terms.items():
-                    copy.write_row((tenant, 1, stem, start + place, frequency, count))
-        return sum(sum(terms.values()) for _, _, terms in batch)
+            copy.write(_BINARY_END)
 
-    def _copy(self, table: str, columns: str) -> Any:
-        return self._connection.cursor().copy(f"COPY rag.{table} ({columns}) FROM STDIN")
+    def _stems(self, tenant: UUID, ids: Sequence[UUID], words: _Words, first: int, made: _Made) -> None:
+        documents = (made.chunk + first) // _PER_DOCUMENT
+        pairs = np.unique(documents * len(words.stems) + made.stem)
+        document, stem = np.divmod(pairs, len(words.stems))
+        starts = np.flatnonzero(np.diff(document, prepend=-1))
+        with self._copy("indexed_stems", "tenant_id, document_id, generation, stems") as copy:
+            for place, part in zip(document[starts], np.split(stem, starts[1:]), strict=True):
+                copy.write_row((tenant, ids[place], 1, [words.stems[each] for each in part]))
+
+    def _blocks(
+        self, tenant: UUID, words: _Words, base: int, columns: tuple[Numbers, Numbers, Numbers], everywhere: Postings
+    ) -> None:
+        stem, chunk, count = columns
+        order = np.argsort(stem, kind="stable")
+        stem, chunk, count = stem[order], chunk[order], count[order]
+        ends = np.cumsum(np.bincount(stem, minlength=len(words.stems)))
+        with self._copy(
+            "posting_blocks", "tenant_id, generation, stem, first_id, last_id, count, format, payload", binary=True
+        ) as copy:
+
+            def write(name: str, postings: Postings) -> None:
+                for block in blocks(postings):
+                    copy.write(
+                        _binary_row(
+                            tenant.bytes,
+                            _INTEGER.pack(1),
+                            name.encode(),
+                            _LONG.pack(block.first_id),
+                            _LONG.pack(block.last_id),
+                            _INTEGER.pack(block.count),
+                            _SHORT.pack(block.format),
+                            block.payload,
+                        )
+                    )
+
+            write(LENGTHS, everywhere)
+            start = 0
+            for name, end in zip(words.stems, ends.tolist(), strict=True):
+                if end > start:
+                    ids = base + chunk[start:end].astype(np.int64)
+                    write(name, Postings(ids, count[start:end], np.zeros(end - start, dtype=np.uint8)))
+                start = end
+            copy.write(_BINARY_END)
+
+    @contextmanager
+    def _copy(self, table: str, columns: str, *, binary: bool = False) -> Iterator[Any]:
+        statement = f"COPY rag.{table} ({columns}) FROM STDIN{' (FORMAT BINARY)' if binary else ''}"
+        with self._connection.cursor().copy(statement) as copy:
+            if binary:
+                copy.write(_BINARY_BEGIN)
+            yield copy
 
 
-async def _measure(database: Database, name: str, scope: Scope, members: Members | None, real: _Real) -> None:
-    served, exact = IndexReader(database), IndexReader(database, exact_up_to=10**9)
-    generation = await GenerationStore(database, Blueprint(MODEL, DIMENSIONS, CHUNKER)).serving(scope.tenant_id)
+def _binary_row(*values: bytes) -> bytes:
+    """A row of COPY's binary format, without NULLs."""
+    return b"".join([_SHORT.pack(len(values)), *(part for value in values for part in (_INTEGER.pack(len(value)), value))])
+
+
+async def _measure(database: Database, server: psutil.Process, name: str, asked: _Asked, real: _Real) -> None:
+    served = IndexReader(database)
+    generation = await GenerationStore(database, Blueprint(MODEL, DIMENSIONS, CHUNKER)).serving(asked.scope.tenant_id)
     if generation is None:
-        raise LookupError(scope.tenant_id)
-    asked: dict[str, Any] = {"generation": generation, "since": None, "members": members}
+        raise LookupError(asked.scope.tenant_id)
+    members = None if asked.collection is None else Members((asked.collection,), {})
+    options: dict[str, Any] = {"generation": generation, "top_k": 10, "since": None, "members": members}
     times: list[float] = []
-    recalls: list[float] = []
-    worked = (0.0, 0.0)
     for round_number in range(2):
         # The first round warms caches.
-        worked = await _worked(database, scope.tenant_id)
+        before = _worked(server)
         for vector, terms in real.queries:
             begun = time.monotonic()
-            await served.search(scope, vector=vector, terms=terms, top_k=10, **asked)
+            await served.search(asked.scope, vector=vector, terms=terms, **options)
             if round_number:
                 times.append(1e3 * (time.monotonic() - begun))
-    after = await _worked(database, scope.tenant_id)
-    client, server = (1e3 * (end - begin) / len(times) for begin, end in zip(worked, after, strict=True))
-    for vector, _ in real.queries[:60]:
-        best = await exact.search(scope, vector=vector, terms={}, top_k=10, **asked)
-        found = await served.search(scope, vector=vector, terms={}, top_k=10, **asked)
-        recalls.append(len({one.id for one in best} & {one.id for one in found}) / len(best))
+    client, database_side = (1e3 * (end - begin) / len(times) for begin, end in zip(before, _worked(server), strict=True))
+    recalls = []
+    for vector, _ in real.queries[:_COMPARED]:
+        best = await _exact(database, asked, vector)
+        found = await served.search(asked.scope, vector=vector, terms={}, **options)
+        recalls.append(len(best & {one.id for one in found}) / len(best))
     times.sort()
     _say(
         f"{name:24} hybrid p50 {times[len(times) // 2]:6.1f} ms  p95 {times[int(len(times) * 0.95)]:6.1f} ms"
-        f"  CPU: server {server:.1f} ms, client {client:.1f} ms  recall@10 {sum(recalls) / len(recalls):.3f}"
+        f"  CPU: database {database_side:.1f} ms, service {client:.1f} ms  recall@10 {sum(recalls) / len(recalls):.3f}"
     )
 
 
-async def _worked(database: Database, tenant: UUID) -> tuple[float, float]:
-    """CPU seconds so far of this process, and of the database's processes for it."""
-    async with worker(database, tenant) as connection:
-        pids = await connection.execute(text("SELECT pid FROM pg_stat_activity WHERE usename = 'rag_app'"))
-        used = [psutil.Process(pid).cpu_times() for pid in pids.scalars()]
+async def _exact(database: Database, asked: _Asked, vector: Vectors) -> set[int]:
+    """The ten nearest by comparing all, in SQL of its own."""
+    statement = """
+        SELECT id FROM (SELECT c.id, c.embedding <=> CAST(:vector AS halfvec) AS distance FROM chunks c
+                         WHERE c.tenant_id = :tenant AND (CAST(:collection AS uuid) IS NULL OR c.document_id IN (
+                               SELECT document_id FROM collection_documents WHERE tenant_id = :tenant AND collection_id = :collection))
+                        OFFSET 0) compared
+         ORDER BY distance, id LIMIT 10
+    """
+    values = {"tenant": asked.scope.tenant_id, "collection": asked.collection, "vector": vectors_pg.literal(vector)}
+    async with worker(database, asked.scope.tenant_id) as connection:
+        return set((await connection.execute(text(statement), values)).scalars())
+
+
+def _worked(server: psutil.Process) -> tuple[float, float]:
+    """CPU seconds so far of this process, and of all processes of the database."""
+    used = [process.cpu_times() for process in [server, *server.children(recursive=True)]]
     return time.process_time(), sum(times.user + times.system for times in used)
 
 
-async def _explain(database: Database, tenant: UUID) -> None:
+async def _versions(database: Database, tenant: UUID) -> None:
     async with worker(database, tenant) as connection:
         version = await connection.execute(
             text("SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'")
         )
         _say("PostgreSQL {}, pgvector {}".format(*version.one()))
+
+
+@contextmanager
+def _timed(what: str) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    _say(f"{what}: {time.monotonic() - begun:.0f} s")
 
 
 def main() -> None:
@@ -285,50 +419,56 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=150)
     parser.add_argument("--model-dir", type=Path, default=Path(".build/models"))
     arguments = parser.parse_args()
+    if arguments.chunks < 100 * _PER_DOCUMENT:
+        raise SystemExit("--chunks: a hundredth of it must be ten at least.")
     build_model(arguments.model_dir, say=_say)
     real = _read(Model(ModelFiles(arguments.model_dir)), arguments.texts, arguments.queries)
+    words = _Words(real.texts)
     with tempfile.TemporaryDirectory(prefix="wrbench") as scratch_name:
         scratch = Path(scratch_name)
         scratch.chmod(0o755)
         server = EmbeddedPostgres(scratch, durable=False)
         address = server.start("bench")
-        url = DatabaseUrl.parse(server.admin_url(address))
         try:
-            bootstrap(url, ["rag"])
-            upgrade(url, "rag")
-            loader = _Loader(url.url.set(drivername="postgresql").render_as_string(hide_password=False))
-            again = loader.drop_indexes()
-            large, small, owner = uuid4(), uuid4(), uuid4()
-            begun = time.monotonic()
-            documents = loader.tenant(large, owner, real, arguments.chunks, _SEED + 1)
-            loader.tenant(small, owner, real, arguments.chunks // 100, _SEED + 2)
-            _say(f"{arguments.chunks} chunks loaded in {time.monotonic() - begun:.0f} s")
-            loader.make(again)
-            order = np.random.default_rng(_SEED + 3).permutation(len(documents))
-            parts = {
-                share: loader.collection(large, owner, [documents[place] for place in order[: len(documents) * share // 100]])
-                for share in (1, 10)
-            }
-            loader.sizes()
-            loader.close()
-
-            async def run() -> None:
-                database = Database(url, "rag")
-                everything = Scope(large, uuid4(), frozenset({SourceKind.DOCUMENT}))
-                own = Scope(small, uuid4(), frozenset({SourceKind.DOCUMENT}))
-                try:
-                    await _explain(database, large)
-                    _say(f"Scopes of up to {EXACT_UP_TO} chunks are scanned, larger ones go through the graph.")
-                    await _measure(database, "a tenant of 1 %", own, None, real)
-                    for share, collection in parts.items():
-                        await _measure(database, f"a collection of {share} %", everything, Members((collection,), {}), real)
-                    await _measure(database, "a tenant of 100 %", everything, None, real)
-                finally:
-                    await database.close()
-
-            asyncio.run(run())
+            _run(DatabaseUrl.parse(server.admin_url(address)), scratch, arguments.chunks, real, words)
         finally:
             server.stop()
+
+
+def _run(url: DatabaseUrl, scratch: Path, chunks: int, real: _Real, words: _Words) -> None:
+    bootstrap(url, ["rag"])
+    upgrade(url, "rag")
+    loader = _Loader(url.url.set(drivername="postgresql").render_as_string(hide_password=False))
+    again = loader.drop_indexes()
+    large, small, owner = uuid4(), uuid4(), uuid4()
+    with _timed(f"{chunks} chunks loaded, and a tenant of {chunks // 100}"):
+        documents = loader.tenant(large, owner, real, words, count=chunks, seed=_SEED + 1)
+        loader.tenant(small, owner, real, words, count=chunks // 100, seed=_SEED + 2)
+    order = np.random.default_rng(_SEED + 3).permutation(len(documents))
+    parts = {
+        share: loader.collection(large, owner, [documents[place] for place in order[: max(1, len(documents) * share // 100)]])
+        for share in (1, 10)
+    }
+    loader.make(again)
+    loader.sizes(chunks)
+    loader.close()
+    postmaster = psutil.Process(int((scratch / "postgresql" / "postmaster.pid").read_text().split()[0]))
+
+    async def run() -> None:
+        database = Database(url, "rag")
+        everything = Scope(large, uuid4(), frozenset({SourceKind.DOCUMENT}))
+        own = Scope(small, uuid4(), frozenset({SourceKind.DOCUMENT}))
+        try:
+            await _versions(database, large)
+            _say(f"Scopes of up to {EXACT_UP_TO} chunks are scanned, larger ones go through the graph.")
+            await _measure(database, postmaster, "a tenant of 1 %", _Asked(own, None), real)
+            for share, collection in parts.items():
+                await _measure(database, postmaster, f"a collection of {share} %", _Asked(everything, collection), real)
+            await _measure(database, postmaster, "everything", _Asked(everything, None), real)
+        finally:
+            await database.close()
+
+    asyncio.run(run())
 
 
 if __name__ == "__main__":

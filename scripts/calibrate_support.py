@@ -4,7 +4,8 @@
 
 Reads the labelled pairs of `services/chat/tests/fixtures/support_calibration.txt`, prints precision and recall over thresholds with and
 without vectors, and the smallest threshold at which at least 98 % of what passes is borne out; then what these thresholds do to
-`support_held_out.txt`, which they were not chosen by. Writes the cosines for the chat service's tests, which know no embedding model.
+`support_held_out.txt`, `support_unseen.txt` and `support_clauses.txt`, which they were not chosen by. Writes the cosines for the chat
+service's tests, which know no embedding model.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def measured(model: Model, found: Sequence[Pair]) -> dict[str, list[float]]:
     result: dict[str, list[float]] = {}
     for pair in found:
         claim, *quotes = model.embed([pair.claim, *(citation.quote.text for citation in pair.citations())])
-        result[pair.claim] = [round(float(claim @ quote), 4) for quote in quotes]
+        result[pair.key] = [round(float(claim @ quote), 4) for quote in quotes]
     return result
 
 
@@ -71,15 +72,15 @@ def curve(name: str, scored: Scored) -> None:
 
 def scored(rules: SupportRules, found: Sequence[Pair], near: Mapping[str, Sequence[float]], which: int) -> Scored:
     """Scores (0: with vectors, 1: words alone) and labels."""
-    return [(scores(rules, pair, near[pair.claim])[which], not pair.kind) for pair in found]
+    return [(scores(rules, pair, near[pair.key])[which], not pair.kind) for pair in found]
 
 
 def main() -> None:
     """Measure, choose, report."""
     model = Model(ModelFiles(ROOT / ".build/models"))
     calibration = pairs("support_calibration")
-    held_out = pairs("support_held_out")
-    near = measured(model, [*calibration, *held_out])
+    others = {name: pairs(f"support_{name}") for name in ("held_out", "unseen", "clauses")}
+    near = measured(model, [*calibration, *(pair for found in others.values() for pair in found)])
     COSINES.write_text(json.dumps(near, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{len(calibration)} pairs: {dict(Counter(pair.kind or 'supported' for pair in calibration))}")
     reader = StatementReader(Terms())
@@ -101,7 +102,7 @@ def main() -> None:
     current = Thresholds()
     print(f"in the code: {current}")
     rules = SupportRules(reader, current)
-    for name, found in (("calibration", calibration), ("held out", held_out)):
+    for name, found in (("calibration", calibration), *others.items()):
         with_vectors, words = scored(rules, found, near, 0), scored(rules, found, near, 1)
         print(
             f"{name}: {len(found)} pairs, precision and recall with vectors {at(with_vectors, current.support)},"

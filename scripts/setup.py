@@ -1,10 +1,12 @@
 """Make `.venv`, install what `requirements.lock` names, build the embedding model. Each step says what it does and is skipped when done.
 
+`--with lancedb` installs what that option needs, too; it stays until `.venv` is made anew.
 Runs on any Python ≥ 3.11 with nothing installed.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -12,13 +14,15 @@ import subprocess
 import sys
 import time
 import venv
+from collections.abc import Sequence
 from pathlib import Path
+
+from lock import LOCK, OPTIONAL
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BUILD = ROOT / ".build"
 PYTHON = VENV / "bin" / "python"
-LOCK = ROOT / "requirements.lock"
 MEMBERS = (
     ".",
     "gateway",
@@ -32,8 +36,8 @@ MEMBERS = (
 )
 
 
-def main() -> int:
-    """Run the steps; 0 when everything stands."""
+def main(asked: Sequence[str] = ()) -> int:
+    """Run the steps; 0 when everything stands. `asked`: options."""
     if sys.version_info < (3, 11):  # noqa: UP036 - the one script that runs before anything is installed
         print(
             f"Wireroom needs Python 3.11 or newer; this is {sys.version.split()[0]}. Say `make PYTHON=python3.12 …` to use another."
@@ -50,16 +54,20 @@ def main() -> int:
         (BUILD / "uv.txt").write_text(entry)
         pip = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
         _call([*pip, "-r", str(BUILD / "uv.txt")])
-    fingerprint = _fingerprint([LOCK, *(ROOT / member / "pyproject.toml" for member in MEMBERS)])
+    chosen = VENV / "wireroom-options"
+    options = sorted({*asked, *(chosen.read_text().split() if chosen.exists() else ())})
+    locks = [LOCK, *(OPTIONAL[option] for option in options)]
+    fingerprint = _fingerprint([*locks, *(ROOT / member / "pyproject.toml" for member in MEMBERS)])
     stamp = VENV / "wireroom-installed"
     if not stamp.exists() or stamp.read_text() != fingerprint:
-        step("installing the packages of requirements.lock")
+        step(f"installing the packages of {' and '.join(lock.name for lock in locks)}")
         uv = [str(VENV / "bin" / "uv"), "pip"]
         environment = {**os.environ, "UV_SYSTEM_CERTS": "1", "UV_PYTHON": str(PYTHON), "UV_NO_PROGRESS": "1"}
-        _call([*uv, "sync", "-q", "--require-hashes", str(LOCK)], environment)
+        _call([*uv, "sync", "-q", "--require-hashes", *map(str, locks)], environment)
         step("installing the members of the workspace")
         editable = [argument for member in MEMBERS for argument in ("-e", str(ROOT / member))]
         _call([*uv, "install", "-q", "--no-deps", "--no-build-isolation", *editable], environment)
+        chosen.write_text(" ".join(options))
         stamp.write_text(fingerprint)
     model_stamp = BUILD / "models"
     _call([str(PYTHON), "-m", "wireroom_rag.embedding.model_build", str(model_stamp)])
@@ -106,4 +114,6 @@ def _call(command: list[str], environment: dict[str, str] | None = None) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--with", dest="options", action="append", default=[], choices=sorted(OPTIONAL))
+    sys.exit(main(parser.parse_args().options))

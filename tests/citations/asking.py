@@ -15,6 +15,7 @@ from wireroom_chat.adapters.vectors import RagVectors
 from wireroom_chat.domain.answer import AnswerMode, AnswerText, Ending, Piece
 from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.request import ChatRequest, Grounding, parse_request
+from wireroom_chat.domain.source_terms import SourceTerms
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.usecases.checking import Checking
 from wireroom_chat.usecases.grounding import GroundedAnswer
@@ -43,6 +44,9 @@ class ScriptedWriter:
     def __init__(self, script: Callable[[Mapping[int, str]], str]) -> None:
         self._script = script
         self.prompts: list[list[Mapping[str, Any]]] = []
+
+    def reading(self, _terms: SourceTerms) -> ScriptedWriter:
+        return self
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         self.prompts.append(list(body["messages"]))

@@ -81,9 +81,7 @@ def _overlaps(found: Answered, question: Question) -> bool:
 async def test_answers_cite_the_right_sentences_and_nothing_else(rag: Any) -> None:
     asking = await _indexed(rag)
     asked, open_ = questions(), unanswerable()
-    # Every other one is written, too: that takes twice the time of a quoted answer.
-    half = asked[::2]
-    kinds = [list(_BAD)[number % len(_BAD)] for number in range(len(half))]
+    kinds = [list(_BAD)[number % len(_BAD)] for number in range(len(asked))]
 
     def script(question: Question, kind: str, sources: Mapping[int, str]) -> str:
         right = next((number for number, text in sources.items() if question.answer in text), 0)
@@ -95,24 +93,24 @@ async def test_answers_cite_the_right_sentences_and_nothing_else(rag: Any) -> No
         )
 
     quoted = await together([partial(asking.quoted, question.text) for question in asked])
-    writers = [ScriptedWriter(partial(script, question, kind)) for question, kind in zip(half, kinds, strict=True)]
+    writers = [ScriptedWriter(partial(script, question, kind)) for question, kind in zip(asked, kinds, strict=True)]
     written = await together(
-        [partial(asking.written, question.text, writer) for question, writer in zip(half, writers, strict=True)]
+        [partial(asking.written, question.text, writer) for question, writer in zip(asked, writers, strict=True)]
     )
     liar = ScriptedWriter(lambda _sources: "The answer is forty-two, as everybody knows [1]. It was so in 1999 [2].")
     refused = await together([partial(asking.quoted, question.text) for question in open_])
     lied = await together([partial(asking.written, question.text, liar) for question in open_])
 
     await _stand_in_the_store(rag, asking, [*quoted, *written])
-    for name, answers, put in (("quoted", quoted, asked), ("written", written, half)):
-        answered = [(found, question) for found, question in zip(answers, put, strict=True) if found.answer.annotations]
+    for name, answers in (("quoted", quoted), ("written", written)):
+        answered = [(found, question) for found, question in zip(answers, asked, strict=True) if found.answer.annotations]
         right = [question.text for found, question in answered if _overlaps(found, question)]
         wrong = [question.text for found, question in answered if not _overlaps(found, question)]
-        print(f"{name}: {len(answered)} of {len(put)} answered, {len(right)} right; not: {wrong}")  # noqa: T201 - the report
+        print(f"{name}: {len(answered)} of {len(asked)} answered, {len(right)} right; not: {wrong}")  # noqa: T201 - the report
         assert len(right) >= 0.98 * len(answered)
-        assert len(answered) >= 0.85 * len(put)
+        assert len(answered) >= 0.9 * len(asked)
     bad: Counter[str] = Counter()
-    for found, question, kind in zip(written, half, kinds, strict=True):
+    for found, question, kind in zip(written, asked, kinds, strict=True):
         kept = re.sub(rf"\s*{MARKER}", "", found.answer.text).strip()
         if found.mode is AnswerMode.GENERATED and kept != question.answer:
             bad[kind] += 1

@@ -122,6 +122,17 @@ class Api:
         return document
 
 
+def events_of(reply: Reply) -> list[tuple[str, Any]]:
+    """Name and data of each event of a stream that was answered whole."""
+    assert reply.status == 200, (reply.status, reply.body[:500])
+    found: list[tuple[str, Any]] = []
+    for block in reply.body.decode().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
+        if "data" in fields:
+            found.append((fields.get("event", ""), json.loads(fields["data"])))
+    return found
+
+
 def wait_for(condition: Callable[[], Any], *, within: float = 30, every: float = 0.05) -> Any:
     """The first truthy value of `condition()`; AssertionErrors count as not yet."""
     deadline = time.monotonic() + within

@@ -10,12 +10,10 @@ import os
 import random
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +29,7 @@ from psycopg import sql
 from wireroom.roles import SCHEMAS
 from wireroom_common.db import DatabaseUrl
 from wireroom_common.runtime.embedded import EmbeddedPostgres, EmbeddedValkey
+from wireroom_common.testing.folders import server_folder
 from wireroom_common.testing.rabbitmq import RabbitMqNode
 
 ROLES = ("auth", "monitoring", "news", "rag", "chat", "gateway")
@@ -131,6 +130,27 @@ class Running:
         assert tokens, "no admin token was printed"
         return str(tokens[-1])
 
+    @contextlib.contextmanager
+    def another_gateway(self, extra: dict[str, str] | None = None) -> Iterator[Running]:
+        """One more gateway process of the same installation, ready; `extra` are its variables."""
+        port, tls_port = free_port(), free_port()
+        ports = {"WIREROOM_GATEWAY_PORT": str(port), "WIREROOM_GATEWAY_TLS_PORT": str(tls_port)}
+        addresses = (f"http://127.0.0.1:{port}", f"https://127.0.0.1:{tls_port}")
+        other = Running(self.deployment, self.folder, self.environment | ports | (extra or {}), *addresses)
+        other.start("gateway")
+        try:
+            other.wait_ready()
+            yield other
+        finally:
+            other.stop()
+
+    def administrators_database(self) -> str:
+        """URL of the database as its administrator."""
+        if self.deployment is Deployment.DISTRIBUTED:
+            return self.environment["WIREROOM_DATABASE_ADMIN_URL"]
+        postgres = EmbeddedPostgres(Path(self.environment["WIREROOM_DATA_DIR"]).resolve())
+        return postgres.admin_url(postgres.start())
+
     def unsettled(self) -> int:
         """Events that wait in the services' outboxes or for another delivery (DISTRIBUTED)."""
         counts = sql.SQL(" UNION ALL ").join(
@@ -169,6 +189,9 @@ def base_environment(folder: Path) -> dict[str, str]:
         "WIREROOM_GATEWAY_HOST": "127.0.0.1",
         "WIREROOM_RAG_MODEL_DIR": str(ROOT / ".build" / "models"),
         "WIREROOM_LOG_FORMAT": "json",
+        # The least that the auth service takes: journeys sign in often, and what hashing costs is tested there.
+        "WIREROOM_AUTH_ARGON2_MEMORY_KIB": "19456",
+        "WIREROOM_AUTH_ARGON2_TIME_COST": "2",
         "PYTHONFAULTHANDLER": "1",
     }
 
@@ -176,12 +199,8 @@ def base_environment(folder: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def installation_folder() -> Iterator[Path]:
     """A short-named folder that the servers' system user may enter; removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="wrj"))
-    folder.chmod(0o755)
-    try:
+    with server_folder("wrj") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -4,46 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
 
-import pytest
 from api import Api, wait_for
-from conftest import EMAIL, PASSWORD, sign_up
-from harness import Deployment, Running, deploy, free_port
+from conftest import EMAIL, PASSWORD, Installation
 
 QUESTION = {"model": "scripted/writer", "messages": [{"role": "user", "content": "Say something."}], "max_tokens": 10}
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Api]:
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "wireroom_common.testing.scripted_provider", "--port", str(port)])
-    api = Api(f"http://127.0.0.1:{port}")
-    try:
-        wait_for(lambda: api.call("GET", "/state").status == 200)
-        yield api
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-@pytest.fixture(scope="module", params=list(Deployment), ids=lambda deployment: deployment.value)
-def running(request: pytest.FixtureRequest, provider: Api) -> Iterator[Running]:
-    providers = [{"name": "scripted", "base_url": f"{provider.base_url}/v1", "models": ["writer"], "api_key": "sk-test"}]
-    with deploy(request.param, {"WIREROOM_CHAT_PROVIDERS": json.dumps(providers)}) as running:
-        sign_up(running)
-        yield running
-
-
-def test_budget_of_an_api_key_is_enforced_shown_and_lifted(running: Running, provider: Api) -> None:
+def test_budget_of_an_api_key_is_enforced_shown_and_lifted(served: Installation, provider: Api) -> None:
     provider.post("/reset", {})
-    login = Api(running.base_url).post("/auth/login", {"email": EMAIL, "password": PASSWORD})
-    admin = Api(running.base_url, login["access_token"])
+    login = Api(served.running.base_url).post("/auth/login", {"email": EMAIL, "password": PASSWORD})
+    admin = Api(served.running.base_url, login["access_token"])
     made = admin.post("/auth/api-keys", {"name": "bounded", "budget_day_micros": 1})
-    bounded = Api(running.base_url, made["secret"])
+    bounded = Api(served.running.base_url, made["secret"])
 
     # The key's terms travel as an event.
     [entry] = wait_for(lambda: bounded.get("/api/v1/usage/budget")["budgets"])
@@ -73,10 +46,10 @@ def test_budget_of_an_api_key_is_enforced_shown_and_lifted(running: Running, pro
     assert [row["micros"] for row in rows if row["key"] == made["id"]] == [str(generation["micros"])]
 
 
-def test_budget_of_the_tenant_binds_within_seconds_and_is_told(running: Running, provider: Api) -> None:
+def test_budget_of_the_tenant_binds_within_seconds_and_is_told(served: Installation, provider: Api) -> None:
     provider.post("/reset", {})
-    login = Api(running.base_url).post("/auth/login", {"email": EMAIL, "password": PASSWORD})
-    admin = Api(running.base_url, login["access_token"])
+    login = Api(served.running.base_url).post("/auth/login", {"email": EMAIL, "password": PASSWORD})
+    admin = Api(served.running.base_url, login["access_token"])
     assert admin.call("POST", "/v1/chat/completions", QUESTION).status == 200
     budget = admin.post("/api/v1/admin/budgets", {"scope": "tenant", "period": "month", "cap_micros": 1})
     wait_for(lambda: admin.call("POST", "/v1/chat/completions", QUESTION).status == 429, within=10)

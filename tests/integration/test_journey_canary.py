@@ -23,7 +23,8 @@ EMAIL = "canary@example.com"
 OWN_STORES = {
     ("rag", "chunks"): {"document"},
     ("rag", "document_versions"): {"document"},
-    ("rag", "postings"): {"document"},
+    ("rag", "posting_blocks"): {"document"},
+    ("rag", "indexed_stems"): {"document"},
 }
 
 

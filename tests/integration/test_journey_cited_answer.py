@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from api import Api, wait_for
+from api import Api, events_of, wait_for
 from conftest import Installation
 
 PAGES = (
@@ -102,6 +102,35 @@ def test_question_without_evidence_is_not_answered(installation: Installation, s
         model="grounded", messages=[{"role": "user", "content": "Who won the chess world championship in 1972?"}]
     )
     assert not completion.choices[0].message.annotations
+
+
+def test_rag_answer_names_its_sources_and_what_is_missing(installation: Installation, sources: tuple[str, str]) -> None:
+    document_id, article_url = sources
+    answered = installation.admin.post("/api/v1/rag/answer", {"question": QUESTION})
+    assert answered["answer_mode"] == "extractive"
+    assert "45 days" in answered["answer"]
+    cited = answered["citations"]
+    assert (document_id, 2) in [(entry["document_id"], entry["page"]) for entry in cited]
+    assert article_url in [entry["url"] for entry in cited]
+    for entry in cited:
+        resolved = installation.admin.get(f"/api/v1/citations/{entry['id']}")
+        assert (resolved["text"], resolved["sha256"]) == (entry["quote"], entry["sha256"])
+        assert f"[{entry['marker']}]" in answered["answer"]
+
+    question = "What does the Meridian cooperative charge for a safe deposit box in Tromso?"
+    abstained = installation.admin.post("/api/v1/rag/answer", {"question": question})
+    assert (abstained["answer_mode"], abstained["citations"], abstained["annotations"]) == ("abstained", [], [])
+    assert "tromso" in " ".join(abstained["missing"]).lower()
+
+
+def test_rag_answer_streamed_is_the_same(installation: Installation, sources: tuple[str, str]) -> None:
+    whole = installation.admin.post("/api/v1/rag/answer", {"question": QUESTION})
+    streamed = events_of(installation.admin.call("POST", "/api/v1/rag/answer/stream", {"question": QUESTION}))
+    names = [name for name, _ in streamed]
+    assert names[0] == "ready"
+    assert names[-1] == "done"
+    assert "".join(data["text"] for name, data in streamed if name == "token") == whole["answer"]
+    assert names.count("citation") == len(whole["citations"])
 
 
 def test_published_item_becomes_citable_by_a_refresh(installation: Installation, sources: tuple[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -114,6 +115,59 @@ def test_vector_store(client: openai.OpenAI, file_ids: tuple[str, str]) -> None:
     with pytest.raises(openai.NotFoundError):
         client.vector_stores.search(store.id, query="harbour")
     assert client.files.retrieve(ropes).status == "processed"
+
+
+def test_file_batches(client: openai.OpenAI, file_ids: tuple[str, str]) -> None:
+    tides, ropes = file_ids
+    store = client.vector_stores.create(name="Batches")
+    batches = client.vector_stores.file_batches
+    made = batches.create_and_poll(store.id, file_ids=[tides, ropes], attributes={"year": 2026}, poll_interval_ms=100)
+    assert (made.object, made.status, made.vector_store_id) == ("vector_store.files_batch", "completed", store.id)
+    assert (made.file_counts.completed, made.file_counts.total) == (2, 2)
+    first = batches.list_files(made.id, vector_store_id=store.id, limit=1)
+    assert ([file.id for file in first], first.data[0].attributes) == ([ropes, tides], {"year": 2026})
+
+    uploads = [("buoys.txt", b"The buoys of Skagern harbour are painted in May.\n"), ("blank.txt", b" \n")]
+    sent = batches.upload_and_poll(store.id, files=uploads, poll_interval_ms=100)
+    counts = sent.file_counts
+    assert (sent.status, counts.completed, counts.failed, counts.total) == ("completed", 1, 1, 2)
+    (failed,) = batches.list_files(sent.id, vector_store_id=store.id, filter="failed")
+    assert failed.last_error is not None
+    assert client.vector_stores.retrieve(store.id).file_counts.total == 4
+
+    each = batches.create(store.id, files=[{"file_id": tides, "attributes": {"topic": "tides"}}])
+    assert client.vector_stores.files.retrieve(tides, vector_store_id=store.id).attributes == {"topic": "tides"}
+    # What has been read stays.
+    cancelled = batches.cancel(each.id, vector_store_id=store.id)
+    assert (cancelled.status, cancelled.file_counts.cancelled) == ("cancelled", 0)
+    assert batches.retrieve(each.id, vector_store_id=store.id).status == "cancelled"
+    static: Any = {"type": "static", "static": {"max_chunk_size_tokens": 800, "chunk_overlap_tokens": 400}}
+    for wrong in ({"file_ids": []}, {"file_ids": [tides], "files": [{"file_id": tides}]}, {"file_ids": [tides, tides]}):
+        with pytest.raises((openai.BadRequestError, openai.UnprocessableEntityError)):
+            batches.create(store.id, extra_body=wrong)
+    with pytest.raises(openai.BadRequestError) as refused:
+        batches.create(store.id, file_ids=[tides], chunking_strategy=static)
+    assert refused.value.code == "chunking_unsupported"
+    with pytest.raises(openai.NotFoundError):
+        batches.retrieve("vsfb_unheard_of", vector_store_id=store.id)
+    client.vector_stores.delete(store.id)
+    with pytest.raises(openai.NotFoundError):
+        batches.retrieve(made.id, vector_store_id=store.id)
+    for file in [entry.id for entry in client.files.list() if entry.filename in dict(uploads)]:
+        client.files.delete(file)
+
+
+def test_a_collection_names_its_providers(installation: Installation) -> None:
+    api = installation.admin
+    made = api.post("/api/v1/collections", {"name": f"Named {next(_serial)}", "providers": ["openai", "local"]})
+    path = f"/api/v1/collections/{made['id']}"
+    assert (made["providers"], api.get(path)["providers"]) == (["local", "openai"],) * 2
+    assert api.call("PATCH", path, {"name": "Renamed"}).json["providers"] == ["local", "openai"]
+    assert api.call("PATCH", path, {"providers": ["any"]}).json["providers"] == ["any"]
+    for wrong in ([], ["any", "local"], ["Open AI"]):
+        assert api.call("PATCH", path, {"providers": wrong}).status in (400, 422)
+    assert api.post("/api/v1/collections", {"name": "Unnamed"})["providers"] == ["any"]
+    assert api.call("DELETE", path).status == 204
 
 
 def test_what_cannot_be_read_is_failed(client: openai.OpenAI) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,18 @@ from typing import Any
 import pytest
 import redis
 from api import Api, Reply
-from conftest import PASSWORD, Installation, sign_up
-from harness import Deployment, Running, deploy
-from site_server import Site
+from conftest import PASSWORD, Installation
+from harness import Deployment, Running
 
 from wireroom_common.runtime.embedded import EmbeddedValkey
 
 PARALLEL = 50
 
 
-@pytest.fixture(scope="module", params=list(Deployment), ids=lambda deployment: deployment.value)
-def installation(request: pytest.FixtureRequest, news_site: Site) -> Iterator[Installation]:
+@pytest.fixture
+def installation(served: Installation) -> Installation:
     """Without rate limits: fifty at once, several times a minute, are above them."""
-    extra = {"WIREROOM_NEWS_ALLOWED_PRIVATE_HOSTS": news_site.address, "WIREROOM_GATEWAY_LIMITS_ENABLED": "false"}
-    with deploy(request.param, extra) as running:
-        yield Installation(running, news_site, sign_up(running), Api(running.base_url))
+    return served
 
 
 def store(running: Running) -> redis.Redis:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import openai
 import pytest
 from api import Api, wait_for
-from conftest import sign_up
-from harness import Deployment, Running, deploy, free_port
+from conftest import PROVIDER_KEY, Installation
+from harness import Deployment, Running
 
 HELLO = ["One ", "two ", "three ", "four."]
 
@@ -32,49 +30,30 @@ class WithProvider:
         return int(self.provider.get("/state")["live"])
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Api]:
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "wireroom_common.testing.scripted_provider", "--port", str(port)])
-    api = Api(f"http://127.0.0.1:{port}")
-    try:
-        wait_for(lambda: api.call("GET", "/state").status == 200)
-        yield api
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-@pytest.fixture(scope="module", params=list(Deployment), ids=lambda deployment: deployment.value)
-def served(request: pytest.FixtureRequest, provider: Api) -> Iterator[WithProvider]:
-    providers = [{"name": "scripted", "base_url": f"{provider.base_url}/v1", "models": ["writer"], "api_key": "sk-canary-51f2"}]
-    with deploy(request.param, {"WIREROOM_CHAT_PROVIDERS": json.dumps(providers)}) as running:
-        yield WithProvider(running, sign_up(running), provider)
-
-
-@pytest.fixture(autouse=True)
-def fresh_script(provider: Api) -> None:
+@pytest.fixture
+def asked(served: Installation, provider: Api) -> WithProvider:
     provider.post("/reset", {})
+    return WithProvider(served.running, served.admin, provider)
 
 
-def test_stream_of_a_provider_is_passed_through(served: WithProvider) -> None:
-    served.provider.post("/script", {"tokens": HELLO})
-    stream = served.sdk().chat.completions.create(
+def test_stream_of_a_provider_is_passed_through(asked: WithProvider) -> None:
+    asked.provider.post("/script", {"tokens": HELLO})
+    stream = asked.sdk().chat.completions.create(
         model="scripted/writer", messages=[{"role": "user", "content": "count"}], stream=True
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "".join(HELLO)
-    assert {model.id for model in served.sdk().models.list()} >= {"scripted/writer", "grounded", "extractive"}
+    assert {model.id for model in asked.sdk().models.list()} >= {"scripted/writer", "grounded", "extractive"}
 
 
 def test_unsupported_and_invented_citations_of_a_model_are_taken_out(
-    served: WithProvider, make_pdf: Callable[[Sequence[str]], bytes]
+    asked: WithProvider, make_pdf: Callable[[Sequence[str]], bytes]
 ) -> None:
-    served.api.indexed("ferry.pdf", make_pdf(["The ferry to Tornby leaves at half past seven from pier 12 every morning."]))
+    asked.api.indexed("ferry.pdf", make_pdf(["The ferry to Tornby leaves at half past seven from pier 12 every morning."]))
     answer = (
         "The ferry to Tornby leaves at half past seven from pier 12 every morning [1]. It is green [1]. The captain is Jon [9]."
     )
-    served.provider.post("/script", {"tokens": [answer]})
-    completion = served.sdk().chat.completions.create(
+    asked.provider.post("/script", {"tokens": [answer]})
+    completion = asked.sdk().chat.completions.create(
         model="grounded", messages=[{"role": "user", "content": "When and where does the ferry to Tornby leave?"}]
     )
     message = completion.choices[0].message
@@ -86,55 +65,56 @@ def test_unsupported_and_invented_citations_of_a_model_are_taken_out(
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "json"])
-def test_client_that_leaves_ends_the_generation_at_the_provider(served: WithProvider, *, stream: bool) -> None:
-    served.provider.post(
-        "/script", {"tokens": ["word "] * 1000, "token_delay": 0.05, "first_byte_delay": 0.0 if stream else 30.0}
-    )
-    host = served.api.base_url.removeprefix("http://")
+def test_client_that_leaves_ends_the_generation_at_the_provider(asked: WithProvider, *, stream: bool) -> None:
+    asked.provider.post("/script", {"tokens": ["word "] * 1000, "token_delay": 0.05, "first_byte_delay": 0.0 if stream else 30.0})
+    host = asked.api.base_url.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=30)
     body = {"model": "scripted/writer", "stream": stream, "messages": [{"role": "user", "content": "write"}]}
-    headers = {"Authorization": f"Bearer {served.api.key}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {asked.api.key}", "Content-Type": "application/json"}
+    cancelled = "/api/v1/events?type=chat.completion.cancelled&page_size=500"
+    before = len(asked.api.get(cancelled)["events"])
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-    wait_for(lambda: served.live() == 1)
+    wait_for(lambda: asked.live() == 1)
     if stream:
         assert connection.getresponse().read(20)
     connection.close()
-    wait_for(lambda: served.live() == 0, within=5)
-    wait_for(lambda: any(event["type"] == "chat.completion.cancelled" for event in served.api.get("/api/v1/events")["events"]))
+    wait_for(lambda: asked.live() == 0)
+    wait_for(lambda: len(asked.api.get(cancelled)["events"]) == before + 1)
 
 
-def test_provider_that_fails_is_an_openai_error_without_its_text(served: WithProvider) -> None:
-    served.provider.post("/script", {"status": 500, "error_body": '{"error": {"message": "secret stack trace"}}'})
+def test_provider_that_fails_is_an_openai_error_without_its_text(asked: WithProvider) -> None:
+    asked.provider.post("/script", {"status": 500, "error_body": '{"error": {"message": "secret stack trace"}}'})
     with pytest.raises(openai.APIStatusError) as caught:
-        served.sdk().chat.completions.create(model="scripted/writer", messages=[{"role": "user", "content": "count"}])
+        asked.sdk().chat.completions.create(model="scripted/writer", messages=[{"role": "user", "content": "count"}])
     assert caught.value.status_code == 503
     assert "secret stack trace" not in str(caught.value)
 
 
-def test_secrets_and_prompts_are_in_no_log(served: WithProvider) -> None:
-    served.provider.post("/script", {"tokens": ["canary-answer-7d1e"]})
-    served.sdk().chat.completions.create(model="scripted/writer", messages=[{"role": "user", "content": "canary-prompt-93ab"}])
-    logs = "".join(served.running.log(role) for role in served.running.processes)
-    for canary in ("sk-canary-51f2", "canary-prompt-93ab", "canary-answer-7d1e", served.api.key, "correct horse battery staple"):
+def test_secrets_and_prompts_are_in_no_log(asked: WithProvider) -> None:
+    asked.provider.post("/script", {"tokens": ["canary-answer-7d1e"]})
+    asked.sdk().chat.completions.create(model="scripted/writer", messages=[{"role": "user", "content": "canary-prompt-93ab"}])
+    logs = "".join(asked.running.log(role) for role in asked.running.processes)
+    for canary in (PROVIDER_KEY, "canary-prompt-93ab", "canary-answer-7d1e", asked.api.key, "correct horse battery staple"):
         assert canary not in logs
 
 
 @pytest.mark.timeout(120)
-def test_stream_under_way_finishes_when_the_process_is_told_to_stop(served: WithProvider) -> None:
-    served.provider.post("/script", {"tokens": ["word "] * 40, "token_delay": 0.05})
+def test_stream_under_way_finishes_when_the_process_is_told_to_stop(asked: WithProvider) -> None:
+    asked.provider.post("/script", {"tokens": ["word "] * 40, "token_delay": 0.05})
     stream = iter(
-        served.sdk().chat.completions.create(
-            model="scripted/writer", messages=[{"role": "user", "content": "write"}], stream=True
-        )
+        asked.sdk().chat.completions.create(model="scripted/writer", messages=[{"role": "user", "content": "write"}], stream=True)
     )
     text = next(stream).choices[0].delta.content or ""
-    role = "all" if served.running.deployment is Deployment.EMBEDDED else "gateway"
+    role = "all" if asked.running.deployment is Deployment.EMBEDDED else "gateway"
     statuses: list[int] = []
-    stopping = threading.Thread(target=lambda: statuses.append(served.running.terminate(role)))
+    stopping = threading.Thread(target=lambda: statuses.append(asked.running.terminate(role)))
     stopping.start()
     finish = None
     for chunk in stream:
         text += chunk.choices[0].delta.content or ""
         finish = chunk.choices[0].finish_reason or finish
     stopping.join(60)
+    # The journeys after this one use it too.
+    asked.running.start(role)
+    asked.running.wait_ready()
     assert (text, finish, statuses) == ("word " * 40, "stop", [0])

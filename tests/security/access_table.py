@@ -53,6 +53,7 @@ WRONG = "x" * 43
 ASSISTANT = {"title": "Clerk", "prompt": "You are a clerk.", "disclaimer": "No advice."}
 _ONE = {"id": "document"}
 _COLLECTION, _SHARED = {"id": "collection"}, {"id": "shared_collection"}
+_BATCH = {"id": "batch_collection", "batch_id": "file_batch"}
 _ALL_COLLECTIONS = "collections:manage"
 _NO_ID = "018f0000-0000-7000-8000-000000000000"
 _TENANT, _OWN, _INSTALLATION = Reach.TENANT, Reach.OWN, Reach.INSTALLATION
@@ -189,6 +190,14 @@ TABLE: Mapping[str, Act] = {
     "GET /api/v1/documents/{id}/versions": Act(things=_ONE, reach=_TENANT),
     "GET /api/v1/privacy/receipts": Act(),
     "GET /api/v1/privacy/receipts/{id}": Act(things={"id": "receipt"}, reach=_TENANT),
+    "DELETE /api/v1/privacy/me": Act(202, {"password": PASSWORD}, ends=True),
+    # Another name than the tenant's.
+    "DELETE /api/v1/privacy/tenant": Act(400, {"name": "{fresh}", "password": PASSWORD}),
+    "GET /api/v1/privacy/erasures": Act(),
+    "GET /api/v1/privacy/erasures/{id}": Act(things={"id": "erasure"}, reach=_OWN, readers="privacy:erase:tenant"),
+    "GET /api/v1/privacy/erasures/{id}/receipt": Act(404, query=f"?token={WRONG}", things={"id": "erasure"}),
+    "GET /api/v1/privacy/receipt-key": Act(),
+    "POST /api/v1/privacy/export": Act(),
     "GET /api/v1/index": Act(),
     # Nothing is being built: the one who may learns that.
     "DELETE /api/v1/index/reindex": Act(409, meanwhile=200),
@@ -256,6 +265,11 @@ TABLE: Mapping[str, Act] = {
     "DELETE /v1/vector_stores/{id}/files/{file_id}": Act(
         things={**_SHARED, "file_id": "member"}, reach=_TENANT, others_need=_ALL_COLLECTIONS
     ),
+    "POST /v1/vector_stores/{id}/file_batches": Act(404, {"file_ids": [_NO_ID]}, things=_COLLECTION),
+    # Known to its owner and to those who manage all collections.
+    "GET /v1/vector_stores/{id}/file_batches/{batch_id}": Act(things=_BATCH, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "GET /v1/vector_stores/{id}/file_batches/{batch_id}/files": Act(things=_BATCH, reach=_OWN, readers=_ALL_COLLECTIONS),
+    "POST /v1/vector_stores/{id}/file_batches/{batch_id}/cancel": Act(things=_BATCH, reach=_OWN, readers=_ALL_COLLECTIONS),
     "POST /v1/vector_stores/{id}/search": Act(
         body={"query": "harbour pilot"}, things=_COLLECTION, reach=_OWN, readers=_ALL_COLLECTIONS
     ),

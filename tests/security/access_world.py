@@ -143,6 +143,16 @@ class World:
         body = {"name": f"{self.marker} {next(_serial)}", "document_ids": [self.member()], "visibility": "tenant"}
         return str(self.owner.api.post("/api/v1/collections", body)["id"])
 
+    def batch_collection(self) -> str:
+        """The collection of every file batch: their paths name both."""
+        if "batch_collection" not in self.things:
+            self.things["batch_collection"] = self.new_collection()
+        return self.things["batch_collection"]
+
+    def new_file_batch(self) -> str:
+        path = f"/v1/vector_stores/{self.batch_collection()}/file_batches"
+        return str(self.owner.api.post(path, {"file_ids": [self.member()]})["id"])
+
     def new_feed(self) -> str:
         name = f"feed{next(_serial)}"
         self.site.publish(name, f"{name}-1", f"{self.marker} ferry {name}", f"The {self.marker} ferry of {name} leaves at noon.")
@@ -177,6 +187,11 @@ class World:
             return [entry["id"] for entry in receipts if entry["signature"] and user in entry["content"]]
 
         return str(wait_for(signed)[0])
+
+    def new_erasure(self) -> str:
+        reply = self.owner.api.call("DELETE", f"/api/v1/admin/users/{self.new_user()}")
+        assert reply.status == 204, reply.body
+        return str(reply.headers["location"].rpartition("/")[2])
 
     def new_tenant(self) -> str:
         return str(self.operator.api.post("/api/v1/admin/tenants", {"name": f"t{next(_serial)}"})["id"])
@@ -264,6 +279,7 @@ def build(running: Running, site: Site) -> World:
         "document",
         "collection",
         "shared_collection",
+        "file_batch",
         "feed",
         "key",
         "session",
@@ -281,6 +297,7 @@ def build(running: Running, site: Site) -> World:
         "assistant",
         "artefact",
         "receipt",
+        "erasure",
     ):
         world.things[kind] = world.make(kind)
     world.things["model"], world.things["provider"] = "extractive", "none"

@@ -72,6 +72,8 @@ class Access:
     secret_answer: bool = False
     # Takes what people say to a model or look for: free text, which may tell of attacks.
     prompt: bool = False
+    # A good answer tells of what its caller may read now: it is not given again once anybody of the tenant may read less.
+    quotes: bool = False
     # The body is a credential: a block of anonymous callers of an address does not concern it.
     credential_in_body: bool = False
     deprecated: Deprecation | None = None
@@ -85,11 +87,12 @@ def access(
     any_host: bool = False,
     secret_answer: bool = False,
     prompt: bool = False,
+    quotes: bool = False,
     credential_in_body: bool = False,
     deprecated: Deprecation | None = None,
 ) -> Callable[[T], T]:
     """Declare what an endpoint demands. Goes under the route decorator, or on an instance that serves as an endpoint."""
-    declaration = Access(need, bucket, body, any_host, secret_answer, prompt, credential_in_body, deprecated)
+    declaration = Access(need, bucket, body, any_host, secret_answer, prompt, quotes, credential_in_body, deprecated)
 
     def mark(endpoint: T) -> T:
         setattr(endpoint, _ATTRIBUTE, declaration)

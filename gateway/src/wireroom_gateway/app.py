@@ -69,9 +69,11 @@ from wireroom_gateway.routes.ip_blocks import add_ip_block_routes
 from wireroom_gateway.routes.meta import add_meta_routes
 from wireroom_gateway.routes.monitoring import add_monitoring_routes
 from wireroom_gateway.routes.news import add_news_routes
+from wireroom_gateway.routes.openai.file_batches import add_file_batch_routes
 from wireroom_gateway.routes.openai.files import add_file_routes
 from wireroom_gateway.routes.openai.routes import OPENAPI, add_openai_routes
 from wireroom_gateway.routes.openai.vector_stores import add_vector_store_routes
+from wireroom_gateway.routes.privacy import add_privacy_routes
 from wireroom_gateway.routes.processing import add_processing_routes
 from wireroom_gateway.routes.providers import add_offered_model_routes, add_provider_routes
 from wireroom_gateway.routes.retrieval import add_retrieval_routes
@@ -290,7 +292,16 @@ def application(
     )
     add_collection_routes(api, services, timeout=settings.rpc_timeout)
     add_document_access_routes(api, services, timeout=settings.rpc_timeout)
-    add_processing_routes(api, services, waiting, timeout=settings.rpc_timeout, download_timeout=settings.upload_timeout)
+    add_processing_routes(
+        api,
+        services,
+        waiting,
+        timeout=settings.rpc_timeout,
+        download_timeout=settings.upload_timeout,
+        revocations=lambda: sockets().surroundings.revocations,
+        draining=readiness.draining,
+    )
+    add_privacy_routes(api, services, timeout=settings.rpc_timeout, export_timeout=settings.upload_timeout)
     add_retrieval_routes(api, services, waiting, timeout=settings.rpc_timeout)
     add_index_routes(api, services, timeout=settings.rpc_timeout)
     add_file_routes(
@@ -301,6 +312,7 @@ def application(
         max_upload_bytes=settings.max_upload_bytes,
     )
     add_vector_store_routes(api, services, timeout=settings.rpc_timeout)
+    add_file_batch_routes(api, services, timeout=settings.rpc_timeout)
     add_session_routes(api, services, timeout=settings.rpc_timeout, export_timeout=settings.chat_timeout)
     add_turn_routes(api, services, timeout=settings.chat_timeout)
     add_streaming_routes(api, services, waiting, timeout=settings.rpc_timeout)

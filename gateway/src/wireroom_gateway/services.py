@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from wireroom_protos.auth.v1 import auth_pb2_grpc
+from wireroom_protos.auth.v1 import auth_pb2_grpc, privacy_pb2_grpc
 from wireroom_protos.chat.v1 import (
     assistants_pb2_grpc,
     budgets_pb2_grpc,
@@ -19,10 +19,19 @@ from wireroom_protos.chat.v1 import (
     sessions_pb2_grpc,
     tools_pb2_grpc,
 )
+from wireroom_protos.chat.v1 import privacy_pb2_grpc as chat_privacy_pb2_grpc
 from wireroom_protos.common.v1 import status_pb2_grpc
 from wireroom_protos.monitoring.v1 import monitoring_pb2_grpc
 from wireroom_protos.news.v1 import news_pb2_grpc
-from wireroom_protos.rag.v1 import access_pb2_grpc, collections_pb2_grpc, generations_pb2_grpc, processing_pb2_grpc, rag_pb2_grpc
+from wireroom_protos.rag.v1 import (
+    access_pb2_grpc,
+    collections_pb2_grpc,
+    file_batches_pb2_grpc,
+    generations_pb2_grpc,
+    processing_pb2_grpc,
+    rag_pb2_grpc,
+)
+from wireroom_protos.rag.v1 import privacy_pb2_grpc as rag_privacy_pb2_grpc
 
 NAMES = ("auth", "chat", "rag", "news", "monitoring")
 
@@ -39,6 +48,9 @@ class Services:
     oidc: auth_pb2_grpc.OidcServiceAsyncStub
     second_factors: auth_pb2_grpc.SecondFactorServiceAsyncStub
     directory: auth_pb2_grpc.DirectoryServiceAsyncStub
+    privacy: privacy_pb2_grpc.PrivacyServiceAsyncStub
+    text_export: chat_privacy_pb2_grpc.TextExportServiceAsyncStub
+    document_export: rag_privacy_pb2_grpc.DocumentExportServiceAsyncStub
     assistants: assistants_pb2_grpc.AssistantServiceAsyncStub
     tools: tools_pb2_grpc.ToolServiceAsyncStub
     artefacts: tools_pb2_grpc.ArtefactServiceAsyncStub
@@ -54,6 +66,7 @@ class Services:
     retrieval: rag_pb2_grpc.RetrievalServiceAsyncStub
     processing: processing_pb2_grpc.ProcessingServiceAsyncStub
     collections: collections_pb2_grpc.CollectionServiceAsyncStub
+    file_batches: file_batches_pb2_grpc.FileBatchServiceAsyncStub
     indexes: generations_pb2_grpc.IndexServiceAsyncStub
     document_access: access_pb2_grpc.AccessServiceAsyncStub
     receipts: access_pb2_grpc.ReceiptServiceAsyncStub
@@ -75,6 +88,9 @@ def connect(channel: Callable[[str], grpc.aio.Channel]) -> Services:
         oidc=auth_pb2_grpc.OidcServiceStub(channel("auth")),
         second_factors=auth_pb2_grpc.SecondFactorServiceStub(channel("auth")),
         directory=auth_pb2_grpc.DirectoryServiceStub(channel("auth")),
+        privacy=privacy_pb2_grpc.PrivacyServiceStub(channel("auth")),
+        text_export=chat_privacy_pb2_grpc.TextExportServiceStub(channel("chat")),
+        document_export=rag_privacy_pb2_grpc.DocumentExportServiceStub(channel("rag")),
         assistants=assistants_pb2_grpc.AssistantServiceStub(channel("chat")),
         tools=tools_pb2_grpc.ToolServiceStub(channel("chat")),
         artefacts=tools_pb2_grpc.ArtefactServiceStub(channel("chat")),
@@ -90,6 +106,7 @@ def connect(channel: Callable[[str], grpc.aio.Channel]) -> Services:
         retrieval=rag_pb2_grpc.RetrievalServiceStub(channel("rag")),
         processing=processing_pb2_grpc.ProcessingServiceStub(channel("rag")),
         collections=collections_pb2_grpc.CollectionServiceStub(channel("rag")),
+        file_batches=file_batches_pb2_grpc.FileBatchServiceStub(channel("rag")),
         indexes=generations_pb2_grpc.IndexServiceStub(channel("rag")),
         document_access=access_pb2_grpc.AccessServiceStub(channel("rag")),
         receipts=access_pb2_grpc.ReceiptServiceStub(channel("rag")),

@@ -11,6 +11,8 @@ from google.protobuf.message_factory import GetMessageClass
 from wireroom_common.principal import Principal, current_principal
 from wireroom_common.rpc import current_request_id
 from wireroom_protos.auth.v1 import auth_pb2, auth_pb2_grpc
+from wireroom_protos.auth.v1 import privacy_pb2 as auth_privacy_pb2
+from wireroom_protos.auth.v1 import privacy_pb2_grpc as auth_privacy_pb2_grpc
 from wireroom_protos.chat.v1 import (
     assistants_pb2,
     assistants_pb2_grpc,
@@ -31,6 +33,8 @@ from wireroom_protos.chat.v1 import (
     tools_pb2,
     tools_pb2_grpc,
 )
+from wireroom_protos.chat.v1 import privacy_pb2 as chat_privacy_pb2
+from wireroom_protos.chat.v1 import privacy_pb2_grpc as chat_privacy_pb2_grpc
 from wireroom_protos.common.v1 import status_pb2, status_pb2_grpc
 from wireroom_protos.monitoring.v1 import monitoring_pb2, monitoring_pb2_grpc
 from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
@@ -39,11 +43,15 @@ from wireroom_protos.rag.v1 import (
     access_pb2_grpc,
     collections_pb2,
     collections_pb2_grpc,
+    file_batches_pb2,
+    file_batches_pb2_grpc,
     processing_pb2,
     processing_pb2_grpc,
     rag_pb2,
     rag_pb2_grpc,
 )
+from wireroom_protos.rag.v1 import privacy_pb2 as rag_privacy_pb2
+from wireroom_protos.rag.v1 import privacy_pb2_grpc as rag_privacy_pb2_grpc
 
 PUBLIC = frozenset(
     f"/wireroom_protos.auth.v1.{name}"
@@ -62,6 +70,8 @@ PUBLIC = frozenset(
         "OidcService/StartOidc",
         "OidcService/FinishOidc",
         "ApiKeyService/VerifyKey",
+        "PrivacyService/OpenErasure",
+        "PrivacyService/GetReceiptKey",
     )
 )
 _STATUS = (status_pb2, status_pb2_grpc, "StatusService")
@@ -75,10 +85,12 @@ SERVICES: dict[str, list[tuple[Any, Any, str]]] = {
         (auth_pb2, auth_pb2_grpc, "AddressService"),
         (auth_pb2, auth_pb2_grpc, "AuditService"),
         (auth_pb2, auth_pb2_grpc, "KeyMaterialService"),
+        (auth_privacy_pb2, auth_privacy_pb2_grpc, "PrivacyService"),
         _STATUS,
     ],
     "chat": [
         (chat_pb2, chat_pb2_grpc, "InferenceService"),
+        (chat_privacy_pb2, chat_privacy_pb2_grpc, "TextExportService"),
         (providers_pb2, providers_pb2_grpc, "ProviderService"),
         (budgets_pb2, budgets_pb2_grpc, "BudgetService"),
         (assistants_pb2, assistants_pb2_grpc, "AssistantService"),
@@ -92,10 +104,12 @@ SERVICES: dict[str, list[tuple[Any, Any, str]]] = {
         _STATUS,
     ],
     "rag": [
+        (rag_privacy_pb2, rag_privacy_pb2_grpc, "DocumentExportService"),
         (rag_pb2, rag_pb2_grpc, "DocumentService"),
         (rag_pb2, rag_pb2_grpc, "RetrievalService"),
         (processing_pb2, processing_pb2_grpc, "ProcessingService"),
         (collections_pb2, collections_pb2_grpc, "CollectionService"),
+        (file_batches_pb2, file_batches_pb2_grpc, "FileBatchService"),
         (access_pb2, access_pb2_grpc, "AccessService"),
         (access_pb2, access_pb2_grpc, "ReceiptService"),
         _STATUS,

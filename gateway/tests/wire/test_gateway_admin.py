@@ -25,7 +25,9 @@ CASES = [
     ),
     ("POST", "/users", {**PERSON, "password_hash": "$2b$10$x"}, 201, "CreateUser", {"password_hash": "$2b$10$x"}),
     ("GET", "/users/u1", None, 200, "GetUser", {"id": "u1"}),
-    ("DELETE", "/users/u1", None, 204, "DeleteUser", {"id": "u1"}),
+    ("DELETE", "/users/u1", None, 204, "DeleteUser", {"id": "u1", "erase_shared": False, "transfer_to": ""}),
+    ("DELETE", "/users/u1?documents=transfer&to=u2", None, 204, "DeleteUser", {"erase_shared": False, "transfer_to": "u2"}),
+    ("DELETE", "/users/u1?documents=erase", None, 204, "DeleteUser", {"erase_shared": True}),
     (
         "POST",
         "/invitations",

@@ -24,7 +24,7 @@ from wireroom_protos.auth.v1 import auth_pb2
 from wireroom_protos.chat.v1 import chat_pb2
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.news.v1 import news_pb2
-from wireroom_protos.rag.v1 import rag_pb2
+from wireroom_protos.rag.v1 import collections_pb2, rag_pb2
 
 FEEDS = "/api/v1/feeds"
 FEED = {"url": "https://example.com/feed"}
@@ -386,6 +386,31 @@ async def test_answers_from_before_something_was_taken_back_are_not_given_again(
     assert (await post(gateway, "feed"))[0] == 201
     await gateway.publish(event)
     assert (await post(gateway, "feed"))[1]["idempotency-replayed"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("path", "named"), [("/api/v1/collections/{}/documents", "document_id"), ("/v1/vector_stores/{}/files", "file_id")]
+)
+async def test_an_answer_that_tells_of_a_document_is_not_given_again_once_somebody_may_read_less(
+    gateway: Rig, path: str, named: str
+) -> None:
+    collection_id, document_id = str(uuid4()), str(uuid4())
+
+    async def add(request: Any) -> collections_pb2.AddDocumentResponse:
+        document = rag_pb2.Document(id=request.document_id, name="salaries.txt")
+        member = collections_pb2.CollectionDocument(document=document, collection_id=request.collection_id)
+        return collections_pb2.AddDocumentResponse(member=member)
+
+    gateway.neighbours.answers["AddDocument"] = add
+    caller = gateway.bearer("collections:manage:own")
+    asked = ("k", path.format(collection_id), {named: document_id})
+    first, again = [await post(gateway, *asked, **caller) for _ in range(2)]
+    assert (first[0], again[1].get("idempotency-replayed"), again[2]) == (200, "true", first[2])
+    await gateway.publish(events_pb2.RagAclChanged(collection_id=collection_id))
+    later = await post(gateway, *asked, **caller)
+    assert (later[0], code(later)) == (409, "idempotency_answer_not_kept")
+    assert document_id.replace("-", "") not in later[2].decode().replace("-", "")
+    assert len(gateway.neighbours.called("AddDocument")) == 1
 
 
 async def test_an_answer_too_large_to_keep_arrives_whole_once(gateway: Rig) -> None:

@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from gateway_rig import Rig
 
 from wireroom_common.errors import ErrorKind, WireroomError
+from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.rag.v1 import processing_pb2, rag_pb2
 
 DOCUMENT = "018f6a00-0000-7000-8000-00000000000a"
@@ -72,6 +74,26 @@ async def test_stream_that_breaks_says_so_and_one_that_cannot_begin_is_a_problem
     rig.neighbours.answers["WatchDocument"] = missing
     async with rig.session.get(f"{PATH}/events", headers=rig.bearer("docs:read")) as reply:
         assert (reply.status, (await reply.json())["code"]) == (404, "document_not_found")
+
+
+async def test_following_ends_with_the_session_and_when_the_server_is_about_to_stop(rig: Rig) -> None:
+    async def endless(_request: Any) -> AsyncIterator[processing_pb2.WatchDocumentResponse]:
+        yield at("received")
+        await asyncio.Event().wait()
+
+    rig.neighbours.answers["WatchDocument"] = endless
+    session = str(uuid4())
+    headers = rig.bearer("docs:read", sid=session)
+    async with asyncio.timeout(20), rig.session.get(f"{PATH}/events", headers=headers) as reply:
+        first = events(await reply.content.readuntil(b"\n\n"))
+        await rig.publish(events_pb2.AuthSessionRevoked(session_id=session))
+        told = first + events(await reply.read())
+    assert [(kind, data.get("code")) for kind, data in told] == [("progress", None), ("error", "credential_invalid")]
+    async with asyncio.timeout(20), rig.session.get(f"{PATH}/events", headers=rig.bearer("docs:read")) as reply:
+        first = events(await reply.content.readuntil(b"\n\n"))
+        rig.infra.told_to_stop = True
+        told = first + events(await reply.read())
+    assert [(kind, data.get("code")) for kind, data in told] == [("progress", None), ("error", "service_stopping")]
 
 
 @pytest.mark.parametrize(("action", "status"), [("retry", 202), ("cancel", 200)])

@@ -29,6 +29,11 @@ class Pair:
     claim: str
     kind: str
 
+    @property
+    def key(self) -> str:
+        """Of its cosines: the same claim may be made of several texts."""
+        return f"{self.title}: {self.claim}"
+
     def citations(self) -> list[Citation]:
         found = Passage("p", "d", 1, SourceKind.DOCUMENT, self.title, "", 1, 0, len(self.text), self.text, 0.03, 0.5, 2.0)
         quotes = evidence_quotes([found], 100)[1]
@@ -53,7 +58,7 @@ def pairs(name: str) -> list[Pair]:
 
 
 def cosines() -> Mapping[str, Sequence[float]]:
-    """Of each claim with the quotes of its passage, in their order."""
+    """Of each pair, by its key, the claim with the quotes of its passage, in their order."""
     found: dict[str, list[float]] = orjson.loads(COSINES.read_bytes())
     return found
 

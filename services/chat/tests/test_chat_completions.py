@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from chat_harness import CALLER, OTHER_TENANT, TENANT, ChatUnderTest, ask, chat_
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from sqlalchemy import text
 
+from wireroom_chat.domain.closest import closest
 from wireroom_chat.domain.passages import SourceKind
 from wireroom_chat.usecases.quoting import ABSTENTION, FIRST_LINE, GENERATION_NEEDED
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -143,6 +145,30 @@ async def test_unanswerable_question_abstains_without_annotations(chat: ChatUnde
     assert orjson.loads(response.body)["missing"] == ["wrote", "novel Moby Dick"]
     assert message["annotations"] == []
     assert response.info.answer_mode == "abstained"
+
+
+async def test_in_assist_mode_the_closest_sources_are_named_but_not_cited(chat: ChatUnderTest) -> None:
+    question = ask("Which regulations govern the Aurora pump in hospitals?")
+    strict = await chat.complete(model="extractive", messages=question)
+    response = await chat.complete_response(model="extractive", messages=question, grounding={"mode": "assist"})
+    (choice,) = orjson.loads(response.body)["choices"]
+    abstained = strict["choices"][0]["message"]["content"]
+    assert "Closest" not in abstained
+    names = [found.title for found in chat.retrieval.passages if found.title]
+    assert names
+    assert choice["message"]["content"].startswith(f"{abstained} Closest in the sources: ")
+    assert any(name in choice["message"]["content"] for name in names)
+    assert choice["message"]["annotations"] == []
+    assert response.info.answer_mode == "abstained"
+
+
+@pytest.mark.parametrize(
+    "title", ["[1] see [here](https://evil.example/x)", "\u202ereport\u202c <b>", "`![x](//evil.example/y)`"]
+)
+def test_names_of_sources_bring_no_markup_along(title: str) -> None:
+    named = closest([passage(1, "text", title=title, page=3), passage(2, "text", title=title, page=3)])
+    assert named.count("page 3") == 1
+    assert not re.search("[\\[\\]<>`\u202a-\u202e]", named)
 
 
 async def test_prompt_for_generation_gets_the_fixed_reply_without_retrieval(chat: ChatUnderTest) -> None:

@@ -14,7 +14,8 @@ import pytest_asyncio
 from chat_harness import CALLER, OTHER_TENANT, TENANT, USER, ChatUnderTest, aiter_of, chat_under_test
 from sqlalchemy import text
 
-from wireroom_chat.adapters.responses_sql import SqlResponses, erase_responses
+from wireroom_chat.adapters.erasures_sql import begin_erasure
+from wireroom_chat.adapters.responses_sql import SqlResponses
 from wireroom_chat.ports.responses import Owner, StoredResponse
 from wireroom_common.clock import SystemClock
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -238,7 +239,7 @@ async def test_what_has_expired_is_deleted_and_a_users_responses_go_with_the_use
     found = {key for key, name in names.items() if await store.get(key[0], name)}
     assert found == {(owner, 0) for owner in owners}
     async with database.tenant(TENANT) as connection:
-        await erase_responses(connection, TENANT, USER)
+        await begin_erasure(connection, TENANT, new_id(), USER)
     found = {key for key, name in names.items() if await store.get(key[0], name)}
     assert found == {(owner, 0) for owner in owners[1:]}
 

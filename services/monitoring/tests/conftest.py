@@ -72,8 +72,9 @@ class Monitoring:
     deliverer: Deliverer
     methods: Methods
 
-    async def deliver(self, envelope: Envelope) -> None:
-        await self.deliverer.work(self.service.subscriptions[0], envelope)
+    async def deliver(self, envelope: Envelope, *, consumer: str = "monitoring.log") -> None:
+        subscription = next(entry for entry in self.service.subscriptions if entry.consumer == consumer)
+        await self.deliverer.work(subscription, envelope)
 
     async def stats(self, tenant: UUID | None, *roles: str) -> monitoring_pb2.GetStatsResponse:
         with self.acting(tenant, *roles):

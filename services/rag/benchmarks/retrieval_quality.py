@@ -35,6 +35,7 @@ from wireroom_rag.adapters.extraction_process import ExtractionLimits, Extractio
 from wireroom_rag.adapters.generations_sql import GenerationStore
 from wireroom_rag.adapters.index_sql import IndexWriter
 from wireroom_rag.adapters.jobs_sql import JobStore
+from wireroom_rag.adapters.provider_terms_sql import ProviderTermsReader
 from wireroom_rag.adapters.retrieval_sql import IndexReader
 from wireroom_rag.domain.lexicon import Lexicon
 from wireroom_rag.domain.passage import FoundPassage
@@ -43,9 +44,9 @@ from wireroom_rag.lifecycle_wiring import quotas_of
 from wireroom_rag.model_wiring import InstalledModels
 from wireroom_rag.ports.processing import ArticleText
 from wireroom_rag.settings import RagSettings
+from wireroom_rag.usecases.passages import MakePassages
 from wireroom_rag.usecases.process import Processor
 from wireroom_rag.usecases.retrieve import Retrieve
-from wireroom_rag.usecases.vectors import GenerationVectors
 
 _TOP = 10
 # Enough that ten documents are among them.
@@ -133,8 +134,7 @@ async def _index(collection: _Collection, tenant: UUID, database: Database, mode
         extractor=extractor,
         articles=collection,
         forget_articles=forget,
-        vectors=GenerationVectors(GenerationStore(database, model.models.default), model.models),
-        chunker=model.chunker,
+        passages=MakePassages(GenerationStore(database, model.models.default), model.models, model.chunkers),
         max_characters=5_000_000,
     )
 
@@ -161,7 +161,8 @@ async def _measure(folder: Path, database: Database, model: InstalledModels, scr
         CollectionStore(database, quotas_of(RagSettings())),
         generations=generations,
         models=model.models,
-        chunker=model.chunker,
+        chunkers=model.chunkers,
+        terms=ProviderTermsReader(database),
         query_seconds=60,
     )
     generation = await generations.serving(tenant)
@@ -170,7 +171,7 @@ async def _measure(folder: Path, database: Database, model: InstalledModels, scr
     lexicon = Lexicon()
 
     async def dense(query: str) -> Sequence[FoundPassage]:
-        vector = await model.embedder.query(model.chunker().windows(query))
+        vector = await model.embedder.query(model.chunkers.local.windows(query))
         return await index.search(scope, generation=generation, vector=vector, terms={}, top_k=_PASSAGES, since=None)
 
     async def bm25(query: str) -> Sequence[FoundPassage]:
@@ -222,7 +223,12 @@ def main() -> int:
             async def run() -> dict[str, Mapping[str, _Result]]:
                 database = Database(url, "rag")
                 settings = RagSettings(model_dir=str(arguments.model_dir or scratch / "model"))
-                model = InstalledModels(settings, scratch, wrap=lambda _tenant, _blueprint, embeddings: embeddings)
+                model = InstalledModels(
+                    settings,
+                    scratch,
+                    terms=ProviderTermsReader(database),
+                    wrap=lambda _tenant, _blueprint, embeddings: embeddings,
+                )
                 await model.start()
                 try:
                     return {folder.name: await _measure(folder, database, model, scratch / "blobs") for folder in folders}

@@ -39,7 +39,9 @@ from wireroom_protos.news.v1 import news_pb2, news_pb2_grpc
 from wireroom_protos.rag.v1 import (
     access_pb2_grpc,
     collections_pb2_grpc,
+    file_batches_pb2_grpc,
     generations_pb2_grpc,
+    privacy_pb2_grpc,
     processing_pb2_grpc,
     rag_pb2,
     rag_pb2_grpc,
@@ -96,6 +98,7 @@ class _Infra:
     def __init__(self, database: Database, folder: Path, channel: grpc.aio.Channel) -> None:
         self.registry = CollectorRegistry()
         self.clock = SystemClock()
+        self.told_to_stop = False
         self._database = database
         self._folder = folder
         self._channel = channel
@@ -116,6 +119,9 @@ class _Infra:
 
     def caches(self) -> Caches:
         return self._caches
+
+    def draining(self) -> bool:
+        return self.told_to_stop
 
     def redis(self) -> Any:
         raise AssertionError("The rag service uses no Redis.")
@@ -156,11 +162,18 @@ class Rag:
         self.retrieval: Any = rag_pb2_grpc.RetrievalServiceStub(self._channels[0])
         self.processing: Any = processing_pb2_grpc.ProcessingServiceStub(self._channels[0])
         self.collections: Any = collections_pb2_grpc.CollectionServiceStub(self._channels[0])
+        self.batches: Any = file_batches_pb2_grpc.FileBatchServiceStub(self._channels[0])
         self.generations: Any = generations_pb2_grpc.IndexServiceStub(self._channels[0])
         self.access: Any = access_pb2_grpc.AccessServiceStub(self._channels[0])
+        self.export: Any = privacy_pb2_grpc.DocumentExportServiceStub(self._channels[0])
         self.receipts: Any = access_pb2_grpc.ReceiptServiceStub(self._channels[0])
         catalogue = Catalogue.from_files(events_pb2.DESCRIPTOR)
         self._deliverer = Deliverer(catalogue, BusMetrics(CollectorRegistry()), clock)
+
+    @property
+    def channel(self) -> ServiceChannel:
+        """To this service."""
+        return self._channels[0]
 
     async def start(self) -> None:
         news_pb2_grpc.add_NewsServiceServicer_to_server(self.news, self._servers["news"])

@@ -52,7 +52,7 @@ async def content(blobs: ObjectBlobs, key: str) -> bytes:
 
 
 async def keys(blobs: ObjectBlobs) -> list[str]:
-    return sorted([key async for listed in blobs.older_than(NOW) for key in listed])
+    return sorted((await blobs.older_than(NOW))[0])
 
 
 async def test_blobs_are_written_in_parts_read_moved_and_deleted(blobs: ObjectBlobs) -> None:
@@ -63,7 +63,7 @@ async def test_blobs_are_written_in_parts_read_moved_and_deleted(blobs: ObjectBl
     await blobs.move("t/small", "quarantine/t/small")
     assert await content(blobs, "quarantine/t/small") == b"abc"
     assert await keys(blobs) == ["quarantine/t/small", "t/large"]
-    assert [listed async for listed in blobs.older_than(timedelta(hours=1)) if listed] == []
+    assert await blobs.older_than(timedelta(hours=1)) == ([], "")
     await blobs.delete(["t/large", "quarantine/t/small", "t/never-there"])
     assert await keys(blobs) == []
     for missing in (content(blobs, "t/large"), blobs.move("t/large", "t/other")):
@@ -107,13 +107,35 @@ async def test_upload_that_breaks_off_leaves_no_blob(blobs: ObjectBlobs) -> None
     assert await keys(blobs) == []
 
 
-async def test_what_a_killed_upload_left_in_a_folder_is_removed_by_age(tmp_path: Path) -> None:
+async def test_blobs_are_listed_in_parts_each_of_them_once(blobs: ObjectBlobs) -> None:
+    written = {f"{tenant}/{part}/{number}" for tenant in ("a", "a-b", "quarantine") for part in "xy" for number in range(3)}
+    written |= {"a/flat", "single"}
+    for key in written:
+        await blobs.write(key, parts(b"x"))
+    for prefix in ("", "quarantine/"):
+        found, position, rounds = list[str](), "", 0
+        while position or not rounds:
+            some, position = await blobs.older_than(NOW, prefix=prefix, after=position, limit=4)
+            assert len(some) <= 4
+            found += some
+            rounds += 1
+            if rounds == 1:
+                # What is gone meanwhile is no matter.
+                await blobs.delete([some[-1]])
+                written.discard(gone := some[-1])
+        assert sorted(found) == sorted({key for key in written if key.startswith(prefix)} | {gone})
+    assert await blobs.older_than(NOW, prefix="nowhere/") == ([], "")
+
+
+async def test_what_a_killed_upload_left_in_a_folder_is_found_by_age_and_deleted(tmp_path: Path) -> None:
     blobs = ObjectBlobs.in_folder(tmp_path, SystemClock())
     await blobs.write("t/whole", parts(b"x"))
     for name in ("left#1", "young#2"):
         (tmp_path / "t" / name).write_bytes(b"half")
     os.utime(tmp_path / "t" / "left#1", (0, 0))
-    assert await blobs.remove_unfinished(timedelta(hours=1)) == 1
+    found, _ = await blobs.older_than(timedelta(hours=1))
+    assert found == ["t/left#1"]
+    await blobs.delete(found)
     assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["whole", "young#2"]
 
 

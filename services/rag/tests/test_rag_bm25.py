@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
@@ -26,8 +26,8 @@ from wireroom_rag.adapters.jobs_sql import JobStore
 from wireroom_rag.adapters.retrieval_sql import IndexReader
 from wireroom_rag.domain.document import Chunk, ExtractedText
 from wireroom_rag.domain.generation import Blueprint, Generation, GenerationState
-from wireroom_rag.domain.lexicon import K1, TITLE_B, TITLE_WEIGHT, B, Lexicon
-from wireroom_rag.domain.passage import FoundPassage, IndexEntry
+from wireroom_rag.domain.lexicon import K1, TITLE_B, TITLE_WEIGHT, B, Lexicon, query_weight
+from wireroom_rag.domain.passage import FoundPassage, IndexEntry, Passages
 from wireroom_rag.domain.scope import Scope, SourceKind
 
 WORDS = ("harbour", "harbours", "crane", "pelican", "pier", "night", "tide", "the")
@@ -56,16 +56,16 @@ def oracle(texts: Sequence[str], query: str, titles: Sequence[str] = ()) -> list
                 counted += body[term] / (1 - B + B * body.total() / mean)
             if head[term]:
                 counted += TITLE_WEIGHT * head[term] / (1 - TITLE_B + TITLE_B * head.total() / mean_head)
-            score += weight * inverse * counted * (K1 + 1) / (counted + K1)
+            score += query_weight(weight) * inverse * counted * (K1 + 1) / (counted + K1)
         scores.append(score)
     return scores
 
 
-async def index(
-    database: Database, texts: Sequence[str], *, seed: int = 0, titles: Sequence[str] = ()
-) -> tuple[Scope, dict[str, int]]:
-    """The texts as one passage each in a tenant of its own; document id → position."""
-    tenant_id, feed_id = uuid4(), uuid4()
+async def prepare(
+    database: Database, tenant_id: UUID, texts: Sequence[str], *, seed: int = 0, titles: Sequence[str] = ()
+) -> list[IndexEntry]:
+    """The texts as articles of one passage each, ready to be written."""
+    feed_id = uuid4()
     ids = [new_id() for _ in texts]
     async with worker(database, tenant_id) as connection:
         for article_id in ids:
@@ -81,12 +81,19 @@ async def index(
         vector /= np.linalg.norm(vector)
         chunk = Chunk(0, len(passage), 0, passage)
         terms: list[Counter[str]] = [lexicon.terms(passage)]
-        vectors = {generation.number: vector}
-        entries.append(
-            IndexEntry(jobs[article_id], [chunk], vectors, terms, [lexicon.terms(title)], ExtractedText(passage), "t", "")
-        )
-    assert await IndexWriter(database).write(tenant_id, entries) == len(ids)
-    return Scope(tenant_id, uuid4(), frozenset(SourceKind)), {str(article_id): number for number, article_id in enumerate(ids)}
+        made = {generation.number: Passages([chunk], vector, terms, [lexicon.terms(title)])}
+        entries.append(IndexEntry(jobs[article_id], made, ExtractedText(passage), "t", ""))
+    return entries
+
+
+async def index(
+    database: Database, texts: Sequence[str], *, seed: int = 0, titles: Sequence[str] = ()
+) -> tuple[Scope, dict[str, int]]:
+    """The texts as one passage each in a tenant of its own; document id → position."""
+    scope = Scope(uuid4(), uuid4(), frozenset(SourceKind))
+    entries = await prepare(database, scope.tenant_id, texts, seed=seed, titles=titles)
+    assert await IndexWriter(database).write(scope.tenant_id, entries) == len(texts)
+    return scope, {str(entry.job.key.document_id): number for number, entry in enumerate(entries)}
 
 
 async def search(reader: IndexReader, scope: Scope, query: str, **options: Any) -> Sequence[FoundPassage]:
@@ -161,13 +168,15 @@ async def test_version_of_many_chunks_is_written_whole_and_counted_once(rag_data
     vectors = np.random.default_rng(0).normal(size=(450, 384)).astype(np.float32)
     (generation,) = await GenerationStore(rag_database, BLUEPRINT).live(tenant_id)
     terms = [Counter({"a": 1, "b": 2})] * 450
-    entry = IndexEntry(
-        job, chunks, {generation.number: vectors}, terms, [Counter[str]()] * 450, ExtractedText("a " * 450), "t", ""
-    )
+    made = {generation.number: Passages(chunks, vectors, terms, [Counter[str]()] * 450)}
+    entry = IndexEntry(job, made, ExtractedText("a " * 450), "t", "")
     assert await IndexWriter(rag_database).write(tenant_id, [entry]) == 1
     async with worker(rag_database, tenant_id) as connection:
         counts = await connection.execute(
-            text("SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM postings), chunks, terms FROM index_statistics")
+            text(
+                "SELECT (SELECT count(*) FROM chunks), (SELECT CAST(sum(count) AS bigint) FROM posting_blocks WHERE stem <> ''),"
+                " chunks, terms FROM index_statistics"
+            )
         )
         assert tuple(counts.one()) == (450, 900, 450, 1350)
     # Written again by a worker that is late: the lease is gone, nothing changes.

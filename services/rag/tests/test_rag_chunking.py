@@ -4,7 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wireroom_rag.chunking import CHUNK_TOKENS, Chunker
+from wireroom_common.errors import WireroomError
+from wireroom_rag.chunking import CHUNK_TOKENS, CHUNKER, Chunker, Chunkers, window_chunker
 from wireroom_rag.domain.document import ExtractedText, RejectedError
 from wireroom_rag.embedding.embedder import Model
 from wireroom_rag.embedding.files import MAX_TOKENS
@@ -55,6 +56,19 @@ def test_word_longer_than_any_chunk_is_still_cut(chunker: Chunker, model: Model)
     chunks = chunker.all_chunks(found)
     assert "".join(chunk.text for chunk in chunks) == found.content
     assert all(len(model.tokenizer.encode(chunk.text).ids) <= MAX_TOKENS for chunk in chunks)
+
+
+def test_chunker_of_a_window_fills_it_and_counts_words_nobody_knows_by_their_length(chunker: Chunker, model: Model) -> None:
+    chunkers = Chunkers(lambda: model.tokenizer)
+    content = "".join(f"Sentence number {number} tells of harbour {number % 7}. " for number in range(600)).strip()
+    sizes = [chunker.count_tokens(chunk.text) for chunk in chunkers.of(window_chunker(600)).all_chunks(ExtractedText(content))]
+    assert 250 < min(sizes) <= max(sizes) <= 600
+    unknown = chunkers.of(window_chunker(600)).all_chunks(ExtractedText("ab" * 30_000))
+    assert max(len(chunk.text) for chunk in unknown) <= 600 * 8
+    assert chunkers.of(CHUNKER).all_chunks(ExtractedText(content)) == chunker.all_chunks(ExtractedText(content))
+    with pytest.raises(WireroomError) as refused:
+        chunkers.of("sentences-2")
+    assert refused.value.code == "chunker_unknown"
 
 
 @pytest.mark.parametrize("sentences", range(16, 80, 3))

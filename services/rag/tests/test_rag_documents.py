@@ -236,7 +236,7 @@ async def test_other_tenants_see_nothing_of_a_document(rag: Any) -> None:
         with pytest.raises(WireroomError) as hidden:
             await attempt
         assert hidden.value.kind is ErrorKind.NOT_FOUND
-    for table in ("documents", "document_versions", "chunks", "postings", "index_statistics"):
+    for table in ("documents", "document_versions", "chunks", "posting_blocks", "indexed_stems", "index_statistics"):
         tenants = await rag.rows(stranger.tenant_id, f"SELECT DISTINCT tenant_id FROM {table}")  # noqa: S608  names of this test
         assert [row.tenant_id for row in tenants] == [stranger.tenant_id]
 
@@ -270,7 +270,7 @@ async def test_deleted_document_is_gone_everywhere(rag: Any) -> None:
     await rag.delete(rag.user(tenant_id=owner.tenant_id, permissions=permissions), document.id)
     assert await rag.retrieve(owner, "heron") == []
     assert rag.blobs() == []
-    for table in ("documents", "document_versions", "chunks", "postings"):
+    for table in ("documents", "document_versions", "chunks", "posting_blocks", "indexed_stems"):
         assert await rag.rows(owner.tenant_id, f"SELECT 1 FROM {table}") == []  # noqa: S608  names of this test
     assert (await rag.rows(owner.tenant_id, "SELECT chunks, terms FROM index_statistics")) == [(0, 0)]
     assert (await rag.events())[-2:] == ["rag.document.deleted", "audit.recorded"]

@@ -82,8 +82,11 @@ async def queried(rag: Any, user: Any, documents: dict[str, str]) -> AsyncIterat
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_switch_to_another_model_under_queries_answers_each_of_them(start_rag: Any, models: ScriptedModels) -> None:
-    rag = await start_rag(embedding_endpoints=[models.embedding_endpoint()])
+@pytest.mark.parametrize("store", ["postgresql", "lancedb"])
+async def test_switch_to_another_model_under_queries_answers_each_of_them(
+    start_rag: Any, models: ScriptedModels, store: str
+) -> None:
+    rag = await start_rag(embedding_endpoints=[models.embedding_endpoint()], vectors=store)
     user = rag.user(permissions=MANAGER)
     documents = await fill(rag, user)
     models.allowed = 4
@@ -115,7 +118,9 @@ async def test_switch_to_another_model_under_queries_answers_each_of_them(start_
     async with worker(rag.database, user.tenant_id) as connection:
         await connection.exec_driver_sql("UPDATE generations SET next_attempt_at = now() WHERE number = 1")
     await state(rag, user, 1, DROPPED)
-    assert {row[0] for row in await rag.rows(user.tenant_id, "SELECT generation FROM chunks")} == {2}
+    for table in ("chunks", "posting_blocks", "indexed_stems"):
+        left = await rag.rows(user.tenant_id, f"SELECT generation FROM {table}")  # noqa: S608 - a constant of this test
+        assert {row[0] for row in left} == {2}
     events = [name for name in await rag.events() if name.startswith("rag.generation.")]
     assert events == ["rag.generation.started", "rag.generation.switched", "rag.generation.dropped"]
 
@@ -146,7 +151,9 @@ async def test_aborted_build_leaves_the_serving_index_as_it_was(start_rag: Any, 
         await asyncio.sleep(0)
     assert wrong == []
     assert (await generations(rag, user))[1].state == SERVING
-    assert {row[0] for row in await rag.rows(user.tenant_id, "SELECT generation FROM chunks")} == {1}
+    for table in ("chunks", "posting_blocks", "indexed_stems"):
+        left = await rag.rows(user.tenant_id, f"SELECT generation FROM {table}")  # noqa: S608 - a constant of this test
+        assert {row[0] for row in left} == {1}
     with pytest.raises(WireroomError) as idle:
         await rag.generations.AbortReindex(generations_pb2.AbortReindexRequest())
     assert idle.value.code == "generation_not_building"
@@ -191,3 +198,34 @@ async def test_index_is_rebuilt_by_those_who_manage_all_collections_with_models_
     # Of nothing, and with the same model: that is what a new way of cutting texts needs.
     assert (await reindex(rag, manager, "")).model == "minilm-l6-v2"
     await state(rag, manager, 2, SERVING)
+
+
+async def test_each_generation_is_cut_for_its_own_model(start_rag: Any, models: ScriptedModels) -> None:
+    rag = await start_rag(embedding_endpoints=[models.embedding_endpoint(max_tokens=800)])
+    user = rag.user(permissions=MANAGER)
+    text = "".join(f"Berth {number} of the harbour is for ferry {number % 7} and its crew. " for number in range(120))
+    before = await rag.index(user, "before.txt", text.encode())
+    passage = (await rag.retrieve(user, "harbour ferry"))[0]
+    assert before.chunks > 4
+    models.allowed = 0
+    assert (await reindex(rag, user)).chunker == "window-800"
+    # While it is being built: uploaded into both, or into the new one afterwards, each time cut as the generation wants it.
+    models.allowed = -1
+    models.open.set()
+    during = await rag.index(user, "during.txt", text.encode())
+    await state(rag, user, 2, SERVING)
+    after = await rag.index(user, "after.txt", text.encode())
+    rows = await rag.rows(
+        user.tenant_id, "SELECT document_id, generation, count(*), max(end_at - start_at) FROM chunks GROUP BY 1, 2 ORDER BY 2, 1"
+    )
+    counts = {(str(row[0]), row[1]): row[2] for row in rows}
+    # The one that was indexed after the switch is not in the one before.
+    assert {key for key in counts if key[1] == 2} == {(found.id, 2) for found in (before, during, after)}
+    assert all(count < before.chunks / 2 for (_, number), count in counts.items() if number == 2)
+    assert counts[before.id, 1] == before.chunks
+    assert after.chunks == counts[after.id, 2]
+    assert max(len(text) for request in models.requests for text in request["input"]) > max(row[3] for row in rows if row[1] == 1)
+    # What was cited of the old passages still stands there.
+    span = rag_pb2.Span(document_id=before.id, version=1, start=passage.start, end=passage.end, quote=passage.text)
+    (citation,) = await rag.verify(user, span)
+    assert citation.verified

@@ -49,7 +49,15 @@ async def _limit(rag: Rag, user: User, collection_id: str, **limits: int) -> acc
 
 async def _left(rag: Rag, tenant_id: UUID) -> dict[str, int]:
     """Rows of the tenant in every table that has something of documents."""
-    tables = ("documents", "document_versions", "chunks", "postings", "collection_documents", "erasure_items")
+    tables = (
+        "documents",
+        "document_versions",
+        "chunks",
+        "posting_blocks",
+        "indexed_stems",
+        "collection_documents",
+        "erasure_items",
+    )
     return {table: len(await rag.rows(tenant_id, f"SELECT 1 FROM {table}")) for table in tables}  # noqa: S608 - constants
 
 
@@ -112,6 +120,32 @@ async def test_collection_has_a_quota_of_its_own(rag: Rag) -> None:
         await rag.collections.AddDocument(collections_pb2.AddDocumentRequest(collection_id=collection_id, document_id=other.id))
     limits = (await rag.access.GetCollectionLimits(access_pb2.GetCollectionLimitsRequest(collection_id=collection_id))).limits
     assert (limits.documents, limits.bytes) == (2, 200)
+
+
+async def test_new_version_needs_room_in_every_collection_that_its_owner_fills(rag: Rag) -> None:
+    user = rag.user(permissions=EDITOR)
+    colleague = rag.user(tenant_id=user.tenant_id, permissions=EDITOR)
+    manager = rag.user(tenant_id=user.tenant_id, permissions=EDITOR | {"collections:manage"})
+    document = await rag.upload(user, "a.txt", b"x" * 100)
+    collections = [await _collection(rag, user), await _collection(rag, user), await _collection(rag, colleague)]
+    for owner, collection_id in zip((user, user, colleague), collections, strict=True):
+        set_current_principal(owner.principal())
+        await rag.collections.AddDocument(
+            collections_pb2.AddDocumentRequest(collection_id=collection_id, document_id=document.id)
+        )
+    # Another's collection is full by it, and keeps its owner from nothing.
+    await _limit(rag, manager, collections[2], max_bytes=100)
+    await _limit(rag, manager, collections[1], max_bytes=150)
+    with pytest.raises(WireroomError, match="160 bytes for the collection, which may have 150"):
+        await rag.upload(user, "a.txt", b"y" * 60)
+    with pytest.raises(WireroomError, match="160 bytes for the collection, which may have 150"):
+        await rag.upload(user, "a.txt", b"y" * 60, collection_id=collections[0])
+    assert len(rag.blobs()) == 1
+    assert (await rag.upload(user, "a.txt", b"y" * 50)).version == 2
+    other = await rag.upload(colleague, "b.txt", b"z")
+    set_current_principal(colleague.principal())
+    with pytest.raises(WireroomError, match="151 bytes for the collection, which may have 100"):
+        await rag.collections.AddDocument(collections_pb2.AddDocumentRequest(collection_id=collections[2], document_id=other.id))
 
 
 async def test_old_versions_resolve_until_retention_ends_them(start_rag: StartRag) -> None:
@@ -262,7 +296,7 @@ async def test_erased_user_leaves_nothing_but_a_receipt_that_verifies(rag: Rag) 
     assert told["subject"] == f"user:{user.user_id}"
     size = first.size + second.size
     assert told["counts"] == {
-        **dict.fromkeys(("articles",), 0),
+        **dict.fromkeys(("articles", "transferred"), 0),
         "documents": 1,
         "versions": 2,
         "chunks": 1,

@@ -15,6 +15,7 @@ from wireroom_common.testing import eventually
 from wireroom_protos.rag.v1 import processing_pb2, rag_pb2
 from wireroom_rag.adapters.blobs import ObjectBlobs
 from wireroom_rag.adapters.clamd import ClamdScanner
+from wireroom_rag.adapters.file_upkeep_sql import FileUpkeep
 from wireroom_rag.domain.document import RejectedError
 from wireroom_rag.usecases.overdue import SweepQuarantine
 
@@ -80,8 +81,9 @@ async def test_file_with_malware_is_rejected_quarantined_and_never_given_out(sta
     again = await rag.upload(user, "letter.txt", EICAR)
     assert (again.state, len(rag.blobs())) == (REJECTED, 2)
     blobs = ObjectBlobs.in_folder(rag.folder / "rag" / "blobs", SystemClock())
-    assert await SweepQuarantine(blobs, keep=timedelta(days=1))() == 0
-    assert await SweepQuarantine(blobs, keep=timedelta(seconds=-60))() == 1
+    positions = FileUpkeep(rag.database)
+    assert await SweepQuarantine(blobs, positions, keep=timedelta(days=1))() == 0
+    assert await SweepQuarantine(blobs, positions, keep=timedelta(seconds=-60))() == 1
     assert not held[0].exists()
     assert len(rag.blobs()) == 1
 

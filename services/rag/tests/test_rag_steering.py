@@ -14,7 +14,7 @@ from rag_files import workbook
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import set_current_principal
 from wireroom_common.testing import eventually
-from wireroom_protos.rag.v1 import processing_pb2, rag_pb2
+from wireroom_protos.rag.v1 import access_pb2, processing_pb2, rag_pb2
 from wireroom_rag.adapters.connections import worker
 from wireroom_rag.adapters.jobs_sql import JobStore
 from wireroom_rag.domain.document import LeaseLostError
@@ -197,3 +197,38 @@ async def test_tenants_take_turns_and_small_files_need_not_wait_for_large_ones(r
     (small,) = await jobs.claim(SourceKind.DOCUMENT, 1, max_size=1_000_000)
     assert small.title == "busy 1.txt"
     assert isinstance(small.key.tenant_id, UUID)
+
+
+async def followed(rag: Any, user: Any, document_id: str, ending: Any) -> WireroomError:
+    """How following a document ends after what `ending` does, once its first state was told."""
+    set_current_principal(user.principal())
+    try:
+        async with asyncio.timeout(10):
+            async for entry in rag.processing.WatchDocument(processing_pb2.WatchDocumentRequest(id=document_id)):
+                assert entry.document.state == RECEIVED
+                await ending()
+    except WireroomError as ended:
+        return ended
+    raise AssertionError(document_id)
+
+
+async def test_following_ends_when_the_document_may_not_be_read_any_more_or_the_process_stops(rag: Any) -> None:
+    owner = rag.user()
+    colleague = rag.user(tenant_id=owner.tenant_id)
+    document = await stalled(rag, owner)
+    try:
+
+        async def close() -> None:
+            request = access_pb2.SetDocumentAccessRequest(document_id=document.id, access=rag_pb2.DOCUMENT_ACCESS_PRIVATE)
+            set_current_principal(owner.principal())
+            await rag.access.SetDocumentAccess(request)
+
+        async def drain() -> None:
+            rag.infra.told_to_stop = True
+
+        assert (await followed(rag, colleague, document.id, close)).kind is ErrorKind.NOT_FOUND
+        stopped = await followed(rag, owner, document.id, drain)
+        assert (stopped.kind, stopped.code) == (ErrorKind.UNAVAILABLE, "service_stopping")
+    finally:
+        for process in extraction_processes():
+            process.kill()

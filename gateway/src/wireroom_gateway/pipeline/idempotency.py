@@ -44,7 +44,7 @@ _REASONS = {
     NotKept.SECRET: "it holds a credential, which is shown once. If it did not arrive, do the operation again with another key",
     NotKept.STREAM: "it was an event stream. Make the request again with another key",
     NotKept.LARGE: f"it was larger than {MAX_KEPT_BYTES} bytes. Look up what the request made, or repeat it with another key",
-    NotKept.SOURCES: "it may quote what you cannot read any more. Ask again with another key",
+    NotKept.SOURCES: "it may tell of what you cannot read any more. Ask again with another key",
     NotKept.UNREAD: "it was given before the request had arrived as a whole. Look up what the request made",
 }
 _log = get_logger(__name__)
@@ -66,9 +66,9 @@ class Idempotency:
             return
         key = scoped_key(given_key(values), state.principal, "POST", state.template)
         body = _HashedBody(scope, receive)
-        # Answers to questions may quote what their caller may not read any more.
+        # Answers to questions may quote what their caller may not read any more; others tell of it.
         declared = state.route.access
-        quotes = (declared.prompt or declared.bucket is Bucket.CHAT) and bool(state.principal.tenant_text)
+        quotes = (declared.prompt or declared.quotes or declared.bucket is Bucket.CHAT) and bool(state.principal.tenant_text)
         sources = await self._store.sources_mark(state.principal.tenant_text) if quotes else ""
         claim = self._store.new_claim(key)
         try:

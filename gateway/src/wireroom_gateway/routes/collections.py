@@ -23,6 +23,8 @@ Visibility = Literal["private", "tenant"]
 # Up to 16 entries of 64 and 512 characters; checked where they are kept.
 Metadata = Annotated[dict[str, str], Field(max_length=16)]
 Attributes = Annotated[dict[str, str | int | float | bool], Field(max_length=16)]
+# `any` alone, or names of providers, among them `local`; checked where they are kept.
+ProviderNames = Annotated[list[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")]], Field(min_length=1, max_length=20)]
 GivenId = Annotated[str, Field(min_length=1, max_length=64, pattern=_TEXT)]
 VISIBILITIES = {
     "private": collections_pb2.COLLECTION_VISIBILITY_PRIVATE,
@@ -42,7 +44,10 @@ class DocumentCountsOutput(Output):
 
 
 class CollectionOutput(Output):
-    """A collection. `private`: its owner sees it, and who manages all collections; `tenant`: everybody who may read documents."""
+    """A collection. `private`: its owner sees it, and who manages all collections; `tenant`: everybody who may read documents.
+
+    `providers`: which may receive its texts, `any` or a list of names; `local` stands for those that are marked as local.
+    """
 
     id: str
     owner_id: str
@@ -50,6 +55,7 @@ class CollectionOutput(Output):
     description: str
     visibility: str
     metadata: dict[str, Any]
+    providers: list[str]
     documents: DocumentCountsOutput
     size: int
     created_at: datetime | None
@@ -85,6 +91,7 @@ class NewCollectionInput(Input):
     description: CollectionDescription = ""
     visibility: Visibility = "private"
     metadata: Annotated[Metadata, Field(default_factory=dict)]
+    providers: Annotated[ProviderNames, Field(default_factory=lambda: ["any"])]
     document_ids: Annotated[list[GivenId], Field(max_length=500, default_factory=list)]
 
 
@@ -95,6 +102,7 @@ class CollectionChangeInput(Input):
     description: CollectionDescription | None = None
     visibility: Visibility | None = None
     metadata: Metadata | None = None
+    providers: ProviderNames | None = None
 
 
 class NewMemberInput(Input):
@@ -117,6 +125,7 @@ def add_collection_routes(api: FastAPI, services: Services, *, timeout: float) -
             visibility=VISIBILITIES[body.visibility],
             metadata=orjson.dumps(body.metadata),
             document_ids=body.document_ids,
+            providers=body.providers,
         )
         return _collection((await stub.CreateCollection(request, timeout=timeout)).collection)
 
@@ -143,6 +152,7 @@ def add_collection_routes(api: FastAPI, services: Services, *, timeout: float) -
             description=body.description,
             visibility=VISIBILITIES[body.visibility] if body.visibility else UNCHANGED,
             metadata=orjson.dumps(body.metadata) if body.metadata is not None else None,
+            providers=collections_pb2.ProviderNames(names=body.providers) if body.providers is not None else None,
         )
         return _collection((await stub.UpdateCollection(request, timeout=timeout)).collection)
 
@@ -153,7 +163,7 @@ def add_collection_routes(api: FastAPI, services: Services, *, timeout: float) -
         return Response(status_code=204)
 
     @api.post("/api/v1/collections/{id}/documents", tags=["documents"], responses=problem_responses(404, 409, 415))
-    @access("collections:manage:own")
+    @access("collections:manage:own", quotes=True)
     async def add_document(id: str, body: NewMemberInput) -> MemberOutput:  # noqa: A002 - the path's name for it
         request = collections_pb2.AddDocumentRequest(
             collection_id=id, document_id=body.document_id, attributes=orjson.dumps(body.attributes)
@@ -194,6 +204,7 @@ def _collection(collection: collections_pb2.Collection) -> CollectionOutput:
         description=collection.description,
         visibility=_VISIBILITY_NAMES.get(collection.visibility, "unknown"),
         metadata=orjson.loads(collection.metadata or b"{}"),
+        providers=list(collection.providers) or ["any"],
         documents=DocumentCountsOutput(
             pending=collection.documents_pending,
             indexed=collection.documents_indexed,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Response
 from starlette.types import Scope
 
+from wireroom_common.principal import current_principal
 from wireroom_gateway.access import access
+from wireroom_gateway.identity.revocations import Revocations
 from wireroom_gateway.problems import problem_of
 from wireroom_gateway.routes.answering import Headers, Waiting, told
 from wireroom_gateway.routes.application import problem_responses
@@ -16,6 +19,7 @@ from wireroom_gateway.routes.chat.streaming import EVENTS, EventStream
 from wireroom_gateway.routes.documents import DocumentOutput, document_output
 from wireroom_gateway.routes.downloads import CONTENT, download
 from wireroom_gateway.routes.fields import Output, PageSize, PageToken
+from wireroom_gateway.routes.watched_calls import WatchedCall
 from wireroom_gateway.services import Services
 from wireroom_protos.rag.v1 import processing_pb2, rag_pb2
 
@@ -58,7 +62,16 @@ class _ProgressEvents:
         return _event(b"error", {"code": problem.code, "detail": problem.detail})
 
 
-def add_processing_routes(api: FastAPI, services: Services, waiting: Waiting, *, timeout: float, download_timeout: float) -> None:
+def add_processing_routes(
+    api: FastAPI,
+    services: Services,
+    waiting: Waiting,
+    *,
+    timeout: float,
+    download_timeout: float,
+    revocations: Callable[[], Revocations],
+    draining: Callable[[], bool],
+) -> None:
     """Below `/api/v1/documents/{id}`. `waiting` for the events, `timeout` for the rest."""
     stub = services.processing
 
@@ -80,13 +93,15 @@ def add_processing_routes(api: FastAPI, services: Services, waiting: Waiting, *,
         status_code=200,
         response_class=EventStream,
         response_model=None,
-        description="Events `progress` with each change of state, then `done` or `error`. A stream that ends early may be asked for again.",
+        description="Events `progress` with each change of state, then `done` or `error`. A stream that ends early may be asked for again:"
+        " it ends when the document may not be read any more, the credential is void, or the server is about to stop.",
         responses={200: EVENTS, **problem_responses(404)},
     )
     @access("docs:read")
     async def document_events(id: str) -> EventStream:  # noqa: A002 - the path's name for it
         call = stub.WatchDocument(processing_pb2.WatchDocumentRequest(id=id), timeout=waiting.answer)
-        return EventStream(call, _ProgressEvents(), waiting)
+        watched = WatchedCall(call, current_principal(), revocations(), draining)
+        return EventStream(watched, _ProgressEvents(), waiting)
 
     @api.get("/api/v1/documents/{id}/chunks", tags=["documents"], responses=problem_responses(404))
     @access("docs:read")

@@ -61,7 +61,10 @@ class ProviderTimeoutsInput(Input):
 
 
 class ProviderInput(Input):
-    """A provider. `preset` (openai, groq, openrouter, huggingface, anthropic, ollama, vllm) fills in what is left out."""
+    """A provider. `preset` (openai, groq, openrouter, huggingface, anthropic, ollama, vllm) fills in what is left out.
+
+    `local`: it keeps what it is told inside the house; texts of collections that name `local` may go to it.
+    """
 
     preset: Annotated[str, Field(max_length=40, pattern=r"^[a-z]*$")] = ""
     wire: _Wire | None = None
@@ -70,6 +73,7 @@ class ProviderInput(Input):
     models: Annotated[list[ProviderModelInput], Field(min_length=1, max_length=500)]
     timeouts: ProviderTimeoutsInput = ProviderTimeoutsInput()
     enabled: bool = True
+    local: bool = False
 
 
 class ProviderKeyOutput(Output):
@@ -114,6 +118,7 @@ class ProviderOutput(Output):
     models: list[ProviderModelOutput]
     timeouts: ProviderTimeoutsOutput
     enabled: bool
+    local: bool
     source: str
     problem: str
 
@@ -330,6 +335,7 @@ def _message(name: str, body: ProviderInput) -> providers_pb2.Provider:
             total=body.timeouts.total,
         ),
         enabled=body.enabled,
+        local=body.local,
     )
 
 
@@ -348,6 +354,7 @@ def _provider(entry: providers_pb2.Provider) -> ProviderOutput:
             total=entry.timeouts.total,
         ),
         enabled=entry.enabled,
+        local=entry.local,
         source=entry.source,
         problem=entry.problem,
     )

@@ -33,6 +33,7 @@ from wireroom_auth.adapters.users_sql import SqlUsers
 from wireroom_auth.domain.login_backoff import BackoffTerms
 from wireroom_auth.domain.oidc import Provider
 from wireroom_auth.domain.sessions import SessionTerms
+from wireroom_auth.privacy_wiring import PrivacyWiring
 from wireroom_auth.settings import AuthSettings
 from wireroom_auth.transport import audit
 from wireroom_auth.transport.addresses import AddressServicer
@@ -42,6 +43,7 @@ from wireroom_auth.transport.grpc import PUBLIC_RPCS, AuthServicer
 from wireroom_auth.transport.key_material import KeyMaterialServicer
 from wireroom_auth.transport.mailed_tokens import MailedTokenUseCases
 from wireroom_auth.transport.oidc import OidcServicer
+from wireroom_auth.transport.privacy import PUBLIC_RPCS as PRIVACY_PUBLIC_RPCS
 from wireroom_auth.transport.second_factor import SecondFactorServicer
 from wireroom_auth.transport.sessions import SessionUseCases
 from wireroom_auth.usecases.audit import QueryAudit, VerifyAudit, WatchAudit
@@ -208,8 +210,10 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
     blocks = SqlBlocks(database)
     address_servicer = AddressServicer(BlockAddress(blocks, clock), ListBlocks(blocks, clock), LiftBlock(blocks, clock))
 
+    privacy = PrivacyWiring(settings, infra, database, proof=proof, factors=factors, trail=trail)
+
     directory_servicer = DirectoryServicer(
-        users=ManageUsers(SqlUsers(database, mail), accounts, passwords, clock),
+        users=ManageUsers(SqlUsers(database, mail), accounts, passwords, clock, privacy.orders),
         roles=ManageRoles(SqlRoles(database), clock, max_roles=settings.max_roles_per_tenant),
         invitations=ManageInvitations(invitations, accounts, clock, max_pending=settings.max_pending_invitations),
         tenants=ManageTenants(SqlTenants(database), accounts, clock),
@@ -218,6 +222,7 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
     async def start() -> None:
         await signing.load()
         await audit_key.load()
+        await privacy.start()
         await equalise.run()
         if token := await admin_token.issue_first(database, clock):
             infra.announce(f"One-time admin token: {token}")
@@ -236,11 +241,13 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
             partial(auth_pb2_grpc.add_KeyMaterialServiceServicer_to_server, material_servicer),
             partial(auth_pb2_grpc.add_AddressServiceServicer_to_server, address_servicer),
             partial(auth_pb2_grpc.add_AuditServiceServicer_to_server, audit_servicer),
+            privacy.rpc,
         ),
         subscriptions=(
             Subscription("auth.signing_keys", broadcast=signing.on_event, types=frozenset({"auth.signing_key.rotated"})),
             Subscription(MAILS_CONSUMER, work=verification.on_event, database=database),
             Subscription(audit.CONSUMER, work=chaining.on_event, database=database, as_system=True),
+            privacy.subscription,
         ),
         periodic=(
             Periodic("auth.signing_keys", SIGNING_KEYS_EVERY, signing.maintain),
@@ -255,13 +262,14 @@ def build(settings: AuthSettings, infra: Infra) -> Service:
             ),
             *_mail_sending(settings, infra, database, mail, resets),
             Periodic("auth.audit.watch", 60.0, watch_audit.run),
+            privacy.periodic,
             Periodic("auth.blocks.purge", float(settings.purge_interval_seconds), PurgeBlocks(blocks, clock).run),
         ),
         checks={"database": database.ping},
         start=start,
         stop=stop,
         database=database,
-        public_rpcs=PUBLIC_RPCS,
+        public_rpcs=PUBLIC_RPCS | PRIVACY_PUBLIC_RPCS,
     )
 
 

@@ -62,6 +62,12 @@ class AuthSettings(BaseSettings):
     audit_verify_seconds: int = Field(
         default=86400, ge=60, le=30 * 86400, description="Pause between two unasked verifications of one audit chain"
     )
+    erasure_deadline_hours: int = Field(
+        default=72, ge=1, le=30 * 24, description="By when every service must have answered an erasure; later ones are overdue"
+    )
+    erasure_reminder_seconds: int = Field(
+        default=600, ge=5, le=86400, description="How often a service that has not answered an erasure is asked again"
+    )
     purge_interval_seconds: int = Field(default=300, ge=10, le=86400, description="Pause between removals of expired sessions")
 
     smtp_host: str = Field(

@@ -9,6 +9,8 @@ from uuid import UUID
 import grpc.aio
 from prometheus_client import CollectorRegistry
 
+from wireroom_chat.adapters.erasures_sql import SqlErasures
+from wireroom_chat.adapters.export_sql import ExportStore
 from wireroom_chat.adapters.pdf_transcript import PdfTranscript
 from wireroom_chat.adapters.sessions_sql import SqlSessions
 from wireroom_chat.adapters.turns_sql import SqlTurns
@@ -21,6 +23,7 @@ from wireroom_chat.ports.sessions import Personas
 from wireroom_chat.settings import ChatSettings
 from wireroom_chat.transport.conversation import ConversationServicer
 from wireroom_chat.transport.erasure import Erasure
+from wireroom_chat.transport.export import ExportServicer
 from wireroom_chat.transport.sessions import SessionServicer
 from wireroom_chat.usecases.completing import CompleteChat
 from wireroom_chat.usecases.conversations import (
@@ -37,10 +40,12 @@ from wireroom_common.bus import Subscription
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
 from wireroom_common.runtime.service import Periodic, RpcRegistration
-from wireroom_protos.chat.v1 import conversation_pb2_grpc, sessions_pb2_grpc
+from wireroom_protos.chat.v1 import conversation_pb2_grpc, privacy_pb2_grpc, sessions_pb2_grpc
 
 # Leases are renewed so often that two renewals may fail.
 _RENEWALS_PER_LEASE = 3
+# Between two looks for what remains of erased users: somebody waits for the receipt.
+_ERASE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class SessionWiring:
     ) -> SessionParts:
         """Everything that is left."""
         settings, clock = self._settings, self._clock
+        erasures = SqlErasures(self._database)
         store = SqlSessions(self._database)
         conversations = ConversationServicer(
             Conversations(
@@ -117,9 +123,18 @@ class SessionWiring:
             )
         )
 
+        export = ExportServicer(ExportStore(self._database))
+
         def register(server: grpc.aio.Server) -> None:
             conversation_pb2_grpc.add_ChatServiceServicer_to_server(conversations, server)
             sessions_pb2_grpc.add_SessionServiceServicer_to_server(sessions, server)
+            privacy_pb2_grpc.add_TextExportServiceServicer_to_server(export, server)
+
+        purge_erased = purge_sessions(store, clock, 0)
+
+        async def erase() -> None:
+            await purge_erased()
+            await erasures.complete()
 
         return SessionParts(
             rpc=register,
@@ -129,5 +144,6 @@ class SessionWiring:
                 Periodic(
                     "purge-sessions", settings.purge_interval, purge_sessions(store, clock, settings.session_retention_days)
                 ),
+                Periodic("erase-users", min(settings.purge_interval, _ERASE_SECONDS), erase),
             ),
         )

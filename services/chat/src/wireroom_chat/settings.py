@@ -29,6 +29,10 @@ class ProviderSettings(BaseModel):
     models: tuple[str, ...] = Field(description="The models on offer, by the provider's names.", min_length=1, max_length=500)
     wire: Wire = Field(default=Wire.OPENAI, description='"openai" or "anthropic" (the Messages API).')
     timeout: float = Field(default=30.0, gt=0, le=3600, description="Seconds for a whole answer that is not streamed.")
+    local: bool = Field(
+        default=False,
+        description="It keeps what it is told inside the house: texts of collections that name `local` may go to it.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wireroom_common.bus import Catalogue, Subscription
 from wireroom_common.runtime.service import Infra, Periodic, Service
+from wireroom_monitoring.erasure import erasure
 from wireroom_monitoring.event_log import Appender
 from wireroom_monitoring.gateway_reports import GatewayReports
 from wireroom_monitoring.maintenance import Maintenance
@@ -33,7 +34,7 @@ def build(settings: MonitoringSettings, infra: Infra) -> Service:
             lambda server: monitoring_pb2_grpc.add_EventLogServiceServicer_to_server(event_log, server),
         ),
         # As the system role: the log and the installation's counts belong to no single tenant.
-        subscriptions=(Subscription(CONSUMER, work=appender.append, database=database, as_system=True),),
+        subscriptions=(Subscription(CONSUMER, work=appender.append, database=database, as_system=True), erasure(database)),
         periodic=(
             Periodic("monitoring.partitions", settings.maintenance_interval_seconds, maintenance.make_partitions),
             Periodic("monitoring.retention", settings.maintenance_interval_seconds, maintenance.retain),

@@ -10,6 +10,7 @@ from wireroom_news.parsing.process import ParserProcess
 from wireroom_news.settings import NewsSettings
 from wireroom_news.storage.articles import ArticleVersion
 from wireroom_news.transport.article_changes import article_changes
+from wireroom_news.transport.erasure import erasure
 from wireroom_news.transport.feed_rpc import FeedServicer
 from wireroom_news.transport.news_rpc import NewsServicer
 from wireroom_news.usecases.add_feed import AddFeed
@@ -62,7 +63,7 @@ def build(settings: NewsSettings, infra: Infra, *, resolve: Resolve = system_res
             lambda server: news_pb2_grpc.add_FeedServiceServicer_to_server(feed_servicer, server),
             lambda server: news_pb2_grpc.add_NewsServiceServicer_to_server(news_servicer, server),
         ),
-        subscriptions=(article_changes(database, lists),),
+        subscriptions=(article_changes(database, lists), erasure(database, lists)),
         periodic=(Periodic("fetch_due_feeds", _LOOK_FOR_DUE_FEEDS_SECONDS, fetch_due),),
         checks={"database": database.ping},
         stop=stop,

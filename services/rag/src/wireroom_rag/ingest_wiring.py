@@ -14,12 +14,12 @@ from wireroom_rag.adapters.blobs import BucketAccess, ObjectBlobs
 from wireroom_rag.adapters.clamd import ClamdScanner
 from wireroom_rag.adapters.extraction_pool import ExtractionPool
 from wireroom_rag.adapters.extraction_process import ExtractionLimits
+from wireroom_rag.adapters.file_upkeep_sql import FileUpkeep
 from wireroom_rag.adapters.jobs_sql import JobStore
 from wireroom_rag.adapters.steering_sql import SteeringStore
 from wireroom_rag.ports.documents import DocumentStore
 from wireroom_rag.settings import RagSettings
 from wireroom_rag.transport.processing import ProcessingServicer
-from wireroom_rag.usecases.delete import ORPHAN_AGE
 from wireroom_rag.usecases.overdue import EndOverdueJobs, SweepQuarantine
 from wireroom_rag.usecases.watch import WatchDocument
 
@@ -29,27 +29,39 @@ _OVERDUE_SECONDS = 30.0
 _WAITING_LANES = 2
 
 
-def blob_store(settings: RagSettings, data: Path, clock: Clock) -> ObjectBlobs:
-    """Where the settings say, or in the folder of the service's data."""
-    access = BucketAccess(
+def bucket_access(settings: RagSettings) -> BucketAccess:
+    """How buckets are reached."""
+    return BucketAccess(
         settings.blobs_endpoint,
         settings.blobs_region,
         settings.blobs_access_key,
         settings.blobs_secret_key.get_secret_value(),
         settings.blobs_seconds,
     )
-    return ObjectBlobs.at(settings.blobs, data / "blobs", clock, access)
+
+
+def blob_store(settings: RagSettings, data: Path, clock: Clock) -> ObjectBlobs:
+    """Where the settings say, or in the folder of the service's data."""
+    return ObjectBlobs.at(settings.blobs, data / "blobs", clock, bucket_access(settings))
 
 
 class Ingest:
     """Queue, scanner and readers; what people ask of them; what watches over them."""
 
-    def __init__(self, settings: RagSettings, database: Database, blobs: ObjectBlobs, documents: DocumentStore) -> None:
+    def __init__(
+        self,
+        settings: RagSettings,
+        database: Database,
+        blobs: ObjectBlobs,
+        documents: DocumentStore,
+        draining: Callable[[], bool],
+    ) -> None:
         self._settings = settings
         self._blobs = blobs
         self._documents = documents
+        self._positions = FileUpkeep(database)
         self._steering = SteeringStore(database)
-        self._watch = WatchDocument(documents, self._steering)
+        self._watch = WatchDocument(documents, self._steering, draining=draining)
         self.jobs = JobStore(database, lease_seconds=settings.lease_seconds)
         self.scanner = ClamdScanner(settings.clamd, timeout=settings.clamd_seconds) if settings.clamd else None
         self.lanes = settings.extraction_processes + _WAITING_LANES
@@ -78,14 +90,13 @@ class Ingest:
         overdue = EndOverdueJobs(
             self.jobs, waiting_seconds=self._settings.waiting_max_seconds, stage_seconds=self._settings.stage_max_seconds
         )
-        quarantine = SweepQuarantine(self._blobs, keep=timedelta(days=self._settings.quarantine_days))
+        quarantine = SweepQuarantine(self._blobs, self._positions, keep=timedelta(days=self._settings.quarantine_days))
 
         async def end_overdue_jobs() -> None:
             await overdue()
 
         async def sweep_files() -> None:
             await quarantine()
-            await self._blobs.remove_unfinished(ORPHAN_AGE)
 
         return (
             Periodic("rag_overdue_jobs", _OVERDUE_SECONDS, end_overdue_jobs),

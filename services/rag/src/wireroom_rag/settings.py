@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from wireroom_rag.embedding.settings import EmbeddingEndpoint, RerankEndpoint
+from wireroom_rag.embedding.settings import EmbeddingEndpoint, RerankEndpoint, require_address
+
+_MOST_DOCUMENTS = 1_000_000_000
+_MOST_BYTES = 10**15
 
 
 class RagSettings(BaseSettings):
@@ -28,6 +31,7 @@ class RagSettings(BaseSettings):
     extraction_memory_bytes: int = Field(
         default=1_500_000_000,
         ge=300_000_000,
+        le=64_000_000_000,
         description="Address space that reading one file may take, in a process of its own.",
     )
     extraction_processes: int = Field(
@@ -82,7 +86,21 @@ class RagSettings(BaseSettings):
         default=20_000,
         ge=0,
         le=1_000_000,
-        description="Tenants up to this size are searched exactly; larger ones through the HNSW graph.",
+        description="Scopes of up to so many chunks are read whole and searched exactly; larger ones through the HNSW graph.",
+    )
+    vectors: Literal["postgresql", "lancedb"] = Field(
+        default="postgresql",
+        description="Where the vectors of indexes that begin from now on are kept; others stay where they are until they are rebuilt."
+        " LanceDB is an optional package.",
+    )
+    vectors_at: str = Field(
+        default="",
+        description="LanceDB's place: file:///folder, s3://bucket/prefix (reached as BLOBS_* say), or empty for `vectors` in the"
+        " service's data folder. Keep it set as long as an index has its vectors there.",
+    )
+    vectors_seconds: float = Field(default=10.0, gt=0, le=600, description="Time limit of a search or a write in LanceDB.")
+    vectors_cache_bytes: int = Field(
+        default=256_000_000, ge=1_000_000, le=64_000_000_000, description="Memory in which LanceDB keeps graphs between searches."
     )
     kept_vector_days: int = Field(
         default=7,
@@ -138,17 +156,32 @@ class RagSettings(BaseSettings):
         default="tenant",
         description="Who reads an upload that says nothing of it: everybody with docs:read, its owner, or readers of its collections.",
     )
-    tenant_max_documents: int = Field(default=1_000_000, ge=0, description="Most documents of a tenant; 0: no limit.")
-    tenant_max_bytes: int = Field(
-        default=500_000_000_000, ge=0, description="Most bytes of a tenant's files, all kept versions counted; 0: no limit."
+    tenant_max_documents: int = Field(
+        default=1_000_000, ge=0, le=_MOST_DOCUMENTS, description="Most documents of a tenant; 0: no limit."
     )
-    user_max_documents: int = Field(default=100_000, ge=0, description="Most documents of a user; 0: no limit.")
-    user_max_bytes: int = Field(default=100_000_000_000, ge=0, description="Most bytes of a user's files; 0: no limit.")
+    tenant_max_bytes: int = Field(
+        default=500_000_000_000,
+        ge=0,
+        le=_MOST_BYTES,
+        description="Most bytes of a tenant's files, all kept versions counted; 0: no limit.",
+    )
+    user_max_documents: int = Field(
+        default=100_000, ge=0, le=_MOST_DOCUMENTS, description="Most documents of a user; 0: no limit."
+    )
+    user_max_bytes: int = Field(
+        default=100_000_000_000, ge=0, le=_MOST_BYTES, description="Most bytes of a user's files; 0: no limit."
+    )
     collection_max_documents: int = Field(
-        default=100_000, ge=0, description="Most documents of a collection without a quota of its own; 0: no limit."
+        default=100_000,
+        ge=0,
+        le=_MOST_DOCUMENTS,
+        description="Most documents of a collection without a quota of its own; 0: no limit.",
     )
     collection_max_bytes: int = Field(
-        default=100_000_000_000, ge=0, description="Most bytes of a collection without a quota of its own; 0: no limit."
+        default=100_000_000_000,
+        ge=0,
+        le=_MOST_BYTES,
+        description="Most bytes of a collection without a quota of its own; 0: no limit.",
     )
     versions_kept: int = Field(
         default=20, ge=1, le=10_000, description="Versions of a document that are kept, the newest among them."
@@ -163,6 +196,24 @@ class RagSettings(BaseSettings):
     purge_seconds: float = Field(
         default=5.0, ge=0.05, le=3600, description="How often deletions that were interrupted are taken up again."
     )
+
+    @field_validator("blobs_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        return require_address(value) if value else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RagSettings:
+        if self.heartbeat_seconds > self.lease_seconds / 2:
+            msg = (
+                f"WIREROOM_RAG_HEARTBEAT_SECONDS is {self.heartbeat_seconds:g}, but must be at most half of"
+                f" WIREROOM_RAG_LEASE_SECONDS, which is {self.lease_seconds:g}: workers would lose their jobs."
+            )
+            raise ValueError(msg)
+        if bool(self.blobs_access_key) != bool(self.blobs_secret_key.get_secret_value()):
+            msg = "WIREROOM_RAG_BLOBS_ACCESS_KEY and WIREROOM_RAG_BLOBS_SECRET_KEY belong together: set both or neither."
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _known_models(self) -> RagSettings:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Query, Response
 from pydantic import Field
 
 from wireroom_gateway.access import access
@@ -18,6 +18,8 @@ from wireroom_protos.auth.v1 import auth_pb2
 MANAGE = "users:manage"
 RoleName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
 RoleNames = Annotated[list[RoleName], Field(min_length=1, max_length=20)]
+Documents = Annotated[Literal["transfer", "erase"], Query(description="What becomes of what the user shared with others")]
+Heir = Annotated[str, Query(max_length=64, pattern=r"^[^\x00]*$", description="Id of the user who gets what was shared")]
 DisplayName = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
@@ -93,9 +95,14 @@ def add_user_routes(api: FastAPI, services: Services, *, timeout: float) -> None
 
     @api.delete("/api/v1/admin/users/{id}", status_code=204, tags=["administration"], responses=problem_responses(404, 409))
     @access(MANAGE)
-    async def delete_user(id: str) -> Response:  # noqa: A002 - the path's name for it
-        await services.directory.DeleteUser(auth_pb2.DeleteUserRequest(id=id), timeout=timeout)
-        return Response(status_code=204)
+    async def delete_user(id: str, documents: Documents = "transfer", to: Heir = "") -> Response:  # noqa: A002 - the path's name for it
+        """Erase the user in every service; `location` names the erasure and its receipt.
+
+        What others read goes to `to`, by default the caller, or with `documents=erase` to nobody.
+        """
+        request = auth_pb2.DeleteUserRequest(id=id, erase_shared=documents == "erase", transfer_to=to)
+        answer = await services.directory.DeleteUser(request, timeout=timeout)
+        return Response(status_code=204, headers={"location": f"/api/v1/privacy/erasures/{answer.erasure_id}"})
 
 
 def _managed(user: auth_pb2.User) -> ManagedUserOutput:

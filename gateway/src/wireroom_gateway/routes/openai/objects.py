@@ -12,7 +12,7 @@ from wireroom_common.errors import not_found
 from wireroom_gateway.routes.fields import IdFilter
 from wireroom_protos.rag.v1 import collections_pb2
 
-_FILE, _STORE = "file-", "vs_"
+_FILE, _STORE, _BATCH = "file-", "vs_", "vsfb_"
 Order = Annotated[Literal["asc", "desc"], Query(description="By the time of creation")]
 Cursor = IdFilter
 PageLimit = Annotated[int, Query(ge=1, le=100, description="Entries per page")]
@@ -36,6 +36,16 @@ def document_of(given: str) -> str:
 def collection_of(given: str) -> str:
     """The collection's id in a vector store's; NOT_FOUND for what is none."""
     return _uuid(given, _STORE, "vector store")
+
+
+def batch_id(given: str) -> str:
+    """`vsfb_…` for a file batch."""
+    return _BATCH + UUID(given).hex
+
+
+def batch_of(given: str) -> str:
+    """The id of a file batch as rag knows it; NOT_FOUND for what is none."""
+    return _uuid(given, _BATCH, "file batch")
 
 
 def page_of(limit: int, order: str, after: str, before: str, *, files: bool = False) -> collections_pb2.IdPage:

@@ -240,7 +240,7 @@ def _add_stores(api: FastAPI, services: Services, *, timeout: float) -> None:
     @api.post(PATH, tags=["openai"], responses=problem_responses(404, 409, 415))
     @access("collections:manage:own")
     async def create_store(body: NewStoreInput) -> VectorStoreOutput:
-        _refuse_chunking(body.chunking_strategy)
+        refuse_chunking(body.chunking_strategy)
         request = collections_pb2.CreateCollectionRequest(
             name=body.name or "",
             description=body.description or "",
@@ -292,13 +292,13 @@ def _add_files(api: FastAPI, services: Services, *, timeout: float) -> None:
     stub = services.collections
 
     @api.post(f"{PATH}/{{id}}/files", tags=["openai"], responses=problem_responses(404, 409, 415))
-    @access("collections:manage:own")
+    @access("collections:manage:own", quotes=True)
     async def add_file(id: str, body: NewStoreFileInput) -> VectorStoreFileOutput:  # noqa: A002 - the path's name for it
-        _refuse_chunking(body.chunking_strategy)
+        refuse_chunking(body.chunking_strategy)
         request = collections_pb2.AddDocumentRequest(
             collection_id=collection_of(id), document_id=document_of(body.file_id), attributes=orjson.dumps(body.attributes or {})
         )
-        return _store_file((await stub.AddDocument(request, timeout=timeout)).member)
+        return store_file((await stub.AddDocument(request, timeout=timeout)).member)
 
     @api.get(f"{PATH}/{{id}}/files", tags=["openai"], responses=problem_responses(404))
     @access("docs:read")
@@ -317,15 +317,15 @@ def _add_files(api: FastAPI, services: Services, *, timeout: float) -> None:
         )
         answer = await stub.ListCollectionDocuments(request, timeout=timeout)
         # Nothing is ever cancelled; that the store is there is checked all the same.
-        data = [] if filter == "cancelled" else [_store_file(entry) for entry in answer.members]
+        data = [] if filter == "cancelled" else [store_file(entry) for entry in answer.members]
         first, last = (data[0].id, data[-1].id) if data else (None, None)
         return VectorStoreFilesOutput(data=data, first_id=first, last_id=last, has_more=bool(data) and answer.has_more)
 
     @api.get(f"{PATH}/{{id}}/files/{{file_id}}", tags=["openai"], responses=problem_responses(404))
     @access("docs:read")
-    async def get_store_file(id: str, file_id: str) -> VectorStoreFileOutput:  # noqa: A002 - the path's name for it
+    async def getstore_file(id: str, file_id: str) -> VectorStoreFileOutput:  # noqa: A002 - the path's name for it
         request = collections_pb2.GetCollectionDocumentRequest(collection_id=collection_of(id), document_id=document_of(file_id))
-        return _store_file((await stub.GetCollectionDocument(request, timeout=timeout)).member)
+        return store_file((await stub.GetCollectionDocument(request, timeout=timeout)).member)
 
     @api.delete(f"{PATH}/{{id}}/files/{{file_id}}", tags=["openai"], responses=problem_responses(404))
     @access("collections:manage:own")
@@ -387,7 +387,8 @@ def _score(passage: rag_pb2.Passage) -> float:
     return min(1.0, passage.score / _BEST_SCORE)
 
 
-def _refuse_chunking(strategy: dict[str, Any] | None) -> None:
+def refuse_chunking(strategy: dict[str, Any] | None) -> None:
+    """INVALID for what cannot be had."""
     if strategy not in (None, {"type": "auto"}):
         raise invalid("chunking_unsupported", "Only the chunking strategy 'auto' is there.", field="chunking_strategy")
 
@@ -415,7 +416,8 @@ def _file_id(document_id: str) -> str:
     return file_id(document_id)
 
 
-def _store_file(member: collections_pb2.CollectionDocument) -> VectorStoreFileOutput:
+def store_file(member: collections_pb2.CollectionDocument) -> VectorStoreFileOutput:
+    """A document in a collection as a vector store's file."""
     document = member.document
     error: LastErrorOutput | None = None
     if document.state == rag_pb2.DOCUMENT_STATE_REJECTED:

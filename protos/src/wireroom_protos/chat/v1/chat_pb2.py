@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"wireroom_protos/chat/v1/chat.proto\x12\x17wireroom_protos.chat.v1\"V\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owned_by\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x10\n\x08\x62uilt_in\x18\x04 \x01(\x08\x12\x0c\n\x04type\x18\x05 \x01(\t\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.wireroom_protos.chat.v1.Model\"\xed\x01\n\x0e\x43ompletionInfo\x12\x15\n\rcompletion_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x61nswer_mode\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x15\n\rprovider_path\x18\x05 \x03(\t\x12\r\n\x05\x63\x61\x63he\x18\x06 \x01(\t\x12\x13\n\x0b\x63ost_micros\x18\x07 \x01(\x03\x12$\n\x17\x62udget_remaining_micros\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tretrieval\x18\t \x01(\tB\x1a\n\x18_budget_remaining_micros\"1\n\x0f\x43ompleteRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x10\n\x08no_cache\x18\x02 \x01(\x08\"W\n\x10\x43ompleteResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x35\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\"7\n\x15StreamCompleteRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x10\n\x08no_cache\x18\x02 \x01(\x08\"\x84\x01\n\x16StreamCompleteResponse\x12\x37\n\x04info\x18\x01 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x0c\n\x04more\x18\x04 \x03(\x0c\x42\x06\n\x04part2\xcf\x02\n\x10InferenceService\x12\x65\n\nListModels\x12*.wireroom_protos.chat.v1.ListModelsRequest\x1a+.wireroom_protos.chat.v1.ListModelsResponse\x12_\n\x08\x43omplete\x12(.wireroom_protos.chat.v1.CompleteRequest\x1a).wireroom_protos.chat.v1.CompleteResponse\x12s\n\x0eStreamComplete\x12..wireroom_protos.chat.v1.StreamCompleteRequest\x1a/.wireroom_protos.chat.v1.StreamCompleteResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"wireroom_protos/chat/v1/chat.proto\x12\x17wireroom_protos.chat.v1\"V\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owned_by\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x10\n\x08\x62uilt_in\x18\x04 \x01(\x08\x12\x0c\n\x04type\x18\x05 \x01(\t\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.wireroom_protos.chat.v1.Model\"\xa9\x02\n\x0e\x43ompletionInfo\x12\x15\n\rcompletion_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x61nswer_mode\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x15\n\rprovider_path\x18\x05 \x03(\t\x12\r\n\x05\x63\x61\x63he\x18\x06 \x01(\t\x12\x13\n\x0b\x63ost_micros\x18\x07 \x01(\x03\x12$\n\x17\x62udget_remaining_micros\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tretrieval\x18\t \x01(\t\x12:\n\x0csource_terms\x18\n \x03(\x0b\x32$.wireroom_protos.chat.v1.SourceTermsB\x1a\n\x18_budget_remaining_micros\"\x1c\n\x0bSourceTerms\x12\r\n\x05names\x18\x01 \x03(\t\"1\n\x0f\x43ompleteRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x10\n\x08no_cache\x18\x02 \x01(\x08\"W\n\x10\x43ompleteResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x35\n\x04info\x18\x02 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfo\"7\n\x15StreamCompleteRequest\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x10\n\x08no_cache\x18\x02 \x01(\x08\"\x84\x01\n\x16StreamCompleteResponse\x12\x37\n\x04info\x18\x01 \x01(\x0b\x32\'.wireroom_protos.chat.v1.CompletionInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x0c\n\x04more\x18\x04 \x03(\x0c\x42\x06\n\x04part2\xcf\x02\n\x10InferenceService\x12\x65\n\nListModels\x12*.wireroom_protos.chat.v1.ListModelsRequest\x1a+.wireroom_protos.chat.v1.ListModelsResponse\x12_\n\x08\x43omplete\x12(.wireroom_protos.chat.v1.CompleteRequest\x1a).wireroom_protos.chat.v1.CompleteResponse\x12s\n\x0eStreamComplete\x12..wireroom_protos.chat.v1.StreamCompleteRequest\x1a/.wireroom_protos.chat.v1.StreamCompleteResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE']._serialized_start=172
   _globals['_LISTMODELSRESPONSE']._serialized_end=240
   _globals['_COMPLETIONINFO']._serialized_start=243
-  _globals['_COMPLETIONINFO']._serialized_end=480
-  _globals['_COMPLETEREQUEST']._serialized_start=482
-  _globals['_COMPLETEREQUEST']._serialized_end=531
-  _globals['_COMPLETERESPONSE']._serialized_start=533
-  _globals['_COMPLETERESPONSE']._serialized_end=620
-  _globals['_STREAMCOMPLETEREQUEST']._serialized_start=622
-  _globals['_STREAMCOMPLETEREQUEST']._serialized_end=677
-  _globals['_STREAMCOMPLETERESPONSE']._serialized_start=680
-  _globals['_STREAMCOMPLETERESPONSE']._serialized_end=812
-  _globals['_INFERENCESERVICE']._serialized_start=815
-  _globals['_INFERENCESERVICE']._serialized_end=1150
+  _globals['_COMPLETIONINFO']._serialized_end=540
+  _globals['_SOURCETERMS']._serialized_start=542
+  _globals['_SOURCETERMS']._serialized_end=570
+  _globals['_COMPLETEREQUEST']._serialized_start=572
+  _globals['_COMPLETEREQUEST']._serialized_end=621
+  _globals['_COMPLETERESPONSE']._serialized_start=623
+  _globals['_COMPLETERESPONSE']._serialized_end=710
+  _globals['_STREAMCOMPLETEREQUEST']._serialized_start=712
+  _globals['_STREAMCOMPLETEREQUEST']._serialized_end=767
+  _globals['_STREAMCOMPLETERESPONSE']._serialized_start=770
+  _globals['_STREAMCOMPLETERESPONSE']._serialized_end=902
+  _globals['_INFERENCESERVICE']._serialized_start=905
+  _globals['_INFERENCESERVICE']._serialized_end=1240
 # @@protoc_insertion_point(module_scope)

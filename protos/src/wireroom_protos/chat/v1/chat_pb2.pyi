@@ -100,6 +100,7 @@ class CompletionInfo(_message.Message):
     COST_MICROS_FIELD_NUMBER: _builtins.int
     BUDGET_REMAINING_MICROS_FIELD_NUMBER: _builtins.int
     RETRIEVAL_FIELD_NUMBER: _builtins.int
+    SOURCE_TERMS_FIELD_NUMBER: _builtins.int
     completion_id: _builtins.str
     model: _builtins.str
     answer_mode: _builtins.str
@@ -118,6 +119,10 @@ class CompletionInfo(_message.Message):
     def provider_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The candidates tried so far as "provider/model", in order."""
 
+    @_builtins.property
+    def source_terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceTerms]:
+        """Of the collections of the sources: who may be told the answer later is named by all of them. Between processes only."""
+
     def __init__(
         self,
         *,
@@ -130,16 +135,39 @@ class CompletionInfo(_message.Message):
         cost_micros: _builtins.int = ...,
         budget_remaining_micros: _builtins.int | None = ...,
         retrieval: _builtins.str = ...,
+        source_terms: _abc.Iterable[Global___SourceTerms] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros", "budget_remaining_micros", b"budget_remaining_micros"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros", "answer_mode", b"answer_mode", "budget_remaining_micros", b"budget_remaining_micros", "cache", b"cache", "completion_id", b"completion_id", "cost_micros", b"cost_micros", "model", b"model", "provider", b"provider", "provider_path", b"provider_path", "retrieval", b"retrieval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros", "answer_mode", b"answer_mode", "budget_remaining_micros", b"budget_remaining_micros", "cache", b"cache", "completion_id", b"completion_id", "cost_micros", b"cost_micros", "model", b"model", "provider", b"provider", "provider_path", b"provider_path", "retrieval", b"retrieval", "source_terms", b"source_terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_remaining_micros: _TypeAlias = _typing.Literal["budget_remaining_micros"]  # noqa: Y015
     _WhichOneofArgType__budget_remaining_micros: _TypeAlias = _typing.Literal["_budget_remaining_micros", b"_budget_remaining_micros"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_remaining_micros) -> _WhichOneofReturnType__budget_remaining_micros | None: ...
 
 Global___CompletionInfo: _TypeAlias = CompletionInfo  # noqa: Y015
+
+@_typing.final
+class SourceTerms(_message.Message):
+    """Names of providers, and `local` for those that are marked so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceTerms: _TypeAlias = SourceTerms  # noqa: Y015
 
 @_typing.final
 class CompleteRequest(_message.Message):

@@ -150,6 +150,7 @@ class Provider(_message.Message):
     ENABLED_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    LOCAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     preset: _builtins.str
     """A known provider whose address, wire and key variable fill in what is left out; may be empty."""
@@ -161,6 +162,8 @@ class Provider(_message.Message):
     """"settings", "file" or "database"; read only."""
     problem: _builtins.str
     """Why it is not in use although it is configured; read only."""
+    local: _builtins.bool
+    """It keeps what it is told inside the house: texts of collections that name `local` may go to it."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProviderKey]: ...
     @_builtins.property
@@ -180,10 +183,11 @@ class Provider(_message.Message):
         enabled: _builtins.bool = ...,
         source: _builtins.str = ...,
         problem: _builtins.str = ...,
+        local: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "enabled", b"enabled", "keys", b"keys", "models", b"models", "name", b"name", "preset", b"preset", "problem", b"problem", "source", b"source", "timeouts", b"timeouts", "wire", b"wire"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "enabled", b"enabled", "keys", b"keys", "local", b"local", "models", b"models", "name", b"name", "preset", b"preset", "problem", b"problem", "source", b"source", "timeouts", b"timeouts", "wire", b"wire"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

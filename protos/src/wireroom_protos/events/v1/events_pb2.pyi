@@ -208,17 +208,21 @@ class AuthUserDeleted(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
+    ERASURE_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     by: _builtins.str
+    erasure_id: _builtins.str
+    """The erasure that was requested with it; empty from versions that requested none."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         by: _builtins.str = ...,
+        erasure_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "erasure_id", b"erasure_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1803,18 +1807,22 @@ class PrivacyErasureRequested(_message.Message):
 
     ERASURE_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    TRANSFER_TO_FIELD_NUMBER: _builtins.int
     erasure_id: _builtins.str
     user_id: _builtins.str
     """Empty: the tenant."""
+    transfer_to: _builtins.str
+    """Who gets what the user shared with others; empty: it is erased with the rest."""
     def __init__(
         self,
         *,
         erasure_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        transfer_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure_id", b"erasure_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure_id", b"erasure_id", "transfer_to", b"transfer_to", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1851,12 +1859,15 @@ class PrivacyErasurePartDone(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     RECEIPT_SHA256_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     erasure_id: _builtins.str
     part: _builtins.str
     """The service."""
     receipt_sha256: _builtins.str
     signature: _builtins.str
     """Ed25519 over the receipt's content, base64."""
+    public_key: _builtins.str
+    """The raw key that verifies it, base64."""
     @_builtins.property
     def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     def __init__(
@@ -1867,11 +1878,40 @@ class PrivacyErasurePartDone(_message.Message):
         counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         receipt_sha256: _builtins.str = ...,
         signature: _builtins.str = ...,
+        public_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "erasure_id", b"erasure_id", "part", b"part", "receipt_sha256", b"receipt_sha256", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "erasure_id", b"erasure_id", "part", b"part", "public_key", b"public_key", "receipt_sha256", b"receipt_sha256", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrivacyErasurePartDone: _TypeAlias = PrivacyErasurePartDone  # noqa: Y015
+
+@_typing.final
+class PrivacyErasureCompleted(_message.Message):
+    """Every service has erased its part, and the receipt of all is signed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASURE_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_SHA256_FIELD_NUMBER: _builtins.int
+    erasure_id: _builtins.str
+    user_id: _builtins.str
+    """Empty: the tenant."""
+    receipt_sha256: _builtins.str
+    def __init__(
+        self,
+        *,
+        erasure_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        receipt_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure_id", b"erasure_id", "receipt_sha256", b"receipt_sha256", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrivacyErasureCompleted: _TypeAlias = PrivacyErasureCompleted  # noqa: Y015

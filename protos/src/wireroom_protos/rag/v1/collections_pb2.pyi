@@ -61,6 +61,7 @@ class Collection(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     EXPIRES_DAYS_FIELD_NUMBER: _builtins.int
     LAST_ACTIVE_AT_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner_id: _builtins.str
     name: _builtins.str
@@ -83,6 +84,10 @@ class Collection(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def last_active_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which providers may receive its texts: their names, and `local` for those that are marked so; empty for any."""
+
     def __init__(
         self,
         *,
@@ -101,10 +106,11 @@ class Collection(_message.Message):
         size: _builtins.int = ...,
         expires_days: _builtins.int = ...,
         last_active_at: _timestamp_pb2.Timestamp | None = ...,
+        providers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_active_at", b"last_active_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "documents_failed", b"documents_failed", "documents_indexed", b"documents_indexed", "documents_pending", b"documents_pending", "documents_rejected", b"documents_rejected", "expires_days", b"expires_days", "id", b"id", "last_active_at", b"last_active_at", "metadata", b"metadata", "name", b"name", "owner_id", b"owner_id", "size", b"size", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "documents_failed", b"documents_failed", "documents_indexed", b"documents_indexed", "documents_pending", b"documents_pending", "documents_rejected", b"documents_rejected", "expires_days", b"expires_days", "id", b"id", "last_active_at", b"last_active_at", "metadata", b"metadata", "name", b"name", "owner_id", b"owner_id", "providers", b"providers", "size", b"size", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -182,6 +188,7 @@ class CreateCollectionRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     EXPIRES_DAYS_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     description: _builtins.str
     visibility: Global___CollectionVisibility.ValueType
@@ -192,6 +199,10 @@ class CreateCollectionRequest(_message.Message):
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Up to 500 members to begin with."""
 
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As of the collection."""
+
     def __init__(
         self,
         *,
@@ -201,10 +212,11 @@ class CreateCollectionRequest(_message.Message):
         metadata: _builtins.bytes = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
         expires_days: _builtins.int = ...,
+        providers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ids", b"document_ids", "expires_days", b"expires_days", "metadata", b"metadata", "name", b"name", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ids", b"document_ids", "expires_days", b"expires_days", "metadata", b"metadata", "name", b"name", "providers", b"providers", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -313,6 +325,28 @@ class ListCollectionsResponse(_message.Message):
 Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015
 
 @_typing.final
+class ProviderNames(_message.Message):
+    """Empty for any."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProviderNames: _TypeAlias = ProviderNames  # noqa: Y015
+
+@_typing.final
 class UpdateCollectionRequest(_message.Message):
     """What is left out stays."""
 
@@ -324,6 +358,7 @@ class UpdateCollectionRequest(_message.Message):
     VISIBILITY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     EXPIRES_DAYS_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     description: _builtins.str
@@ -332,6 +367,10 @@ class UpdateCollectionRequest(_message.Message):
     metadata: _builtins.bytes
     expires_days: _builtins.int
     """0: it does not expire."""
+    @_builtins.property
+    def providers(self) -> Global___ProviderNames:
+        """Absent: stays."""
+
     def __init__(
         self,
         *,
@@ -341,10 +380,11 @@ class UpdateCollectionRequest(_message.Message):
         visibility: Global___CollectionVisibility.ValueType = ...,
         metadata: _builtins.bytes | None = ...,
         expires_days: _builtins.int | None = ...,
+        providers: Global___ProviderNames | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expires_days", b"_expires_days", "_metadata", b"_metadata", "_name", b"_name", "description", b"description", "expires_days", b"expires_days", "metadata", b"metadata", "name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expires_days", b"_expires_days", "_metadata", b"_metadata", "_name", b"_name", "description", b"description", "expires_days", b"expires_days", "metadata", b"metadata", "name", b"name", "providers", b"providers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expires_days", b"_expires_days", "_metadata", b"_metadata", "_name", b"_name", "description", b"description", "expires_days", b"expires_days", "id", b"id", "metadata", b"metadata", "name", b"name", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_expires_days", b"_expires_days", "_metadata", b"_metadata", "_name", b"_name", "description", b"description", "expires_days", b"expires_days", "id", b"id", "metadata", b"metadata", "name", b"name", "providers", b"providers", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015

@@ -490,6 +490,7 @@ class Passage(_message.Message):
     LEXICAL_SCORE_FIELD_NUMBER: _builtins.int
     PUBLISHED_AT_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    PROVIDER_TERMS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     document_id: _builtins.str
     version: _builtins.int
@@ -515,6 +516,10 @@ class Passage(_message.Message):
     def explanation(self) -> Global___Explanation:
         """Only where it was asked for."""
 
+    @_builtins.property
+    def provider_terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProviderTerms]:
+        """Of each collection of the document that names providers: a provider may receive the text if all of them name it."""
+
     def __init__(
         self,
         *,
@@ -533,14 +538,37 @@ class Passage(_message.Message):
         lexical_score: _builtins.float = ...,
         published_at: _timestamp_pb2.Timestamp | None = ...,
         explanation: Global___Explanation | None = ...,
+        provider_terms: _abc.Iterable[Global___ProviderTerms] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "published_at", b"published_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_score", b"dense_score", "document_id", b"document_id", "end", b"end", "explanation", b"explanation", "id", b"id", "kind", b"kind", "lexical_score", b"lexical_score", "page", b"page", "published_at", b"published_at", "score", b"score", "start", b"start", "text", b"text", "title", b"title", "url", b"url", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_score", b"dense_score", "document_id", b"document_id", "end", b"end", "explanation", b"explanation", "id", b"id", "kind", b"kind", "lexical_score", b"lexical_score", "page", b"page", "provider_terms", b"provider_terms", "published_at", b"published_at", "score", b"score", "start", b"start", "text", b"text", "title", b"title", "url", b"url", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Passage: _TypeAlias = Passage  # noqa: Y015
+
+@_typing.final
+class ProviderTerms(_message.Message):
+    """Names of providers, and `local` for those that are marked so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProviderTerms: _TypeAlias = ProviderTerms  # noqa: Y015
 
 @_typing.final
 class Explanation(_message.Message):

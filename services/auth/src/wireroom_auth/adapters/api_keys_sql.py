@@ -281,7 +281,8 @@ async def _tell(connection: AsyncConnection, key: ApiKey, event: Message, action
         tenant_id=key.tenant_id,
         subject=str(key.id),
         actor=str(key.owner_id),
-        details={"name": key.name, "prefix": key.prefix, **details},
+        # Not its name: the trail outlives its owner, whose words must not stay.
+        details={"prefix": key.prefix, **details},
     )
 
 

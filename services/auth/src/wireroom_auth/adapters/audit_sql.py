@@ -86,6 +86,8 @@ class SqlAuditTrail:
             conditions.append("action = :action")
         if chosen.actor:
             conditions.append("actor = :actor")
+        if chosen.about:
+            conditions.append("(actor = :about OR subject = :about)")
         if chosen.since is not None:
             conditions.append("occurred_at >= :since")
         if chosen.until is not None:
@@ -101,6 +103,7 @@ class SqlAuditTrail:
                     "after": after,
                     "action": chosen.action,
                     "actor": chosen.actor,
+                    "about": chosen.about,
                     "since": chosen.since,
                     "until": chosen.until,
                     "limit": limit,
@@ -150,6 +153,10 @@ class SqlAuditTrail:
                 outcome="success" if verdict.intact else "failure",
                 details=details,
             )
+
+    async def record_export(self, tenant_id: UUID, user_id: UUID) -> None:
+        async with self._database.tenant(tenant_id) as connection:
+            await audit_trail.record(connection, "data.exported", tenant_id=tenant_id, subject=str(user_id), actor=str(user_id))
 
 
 async def append(connection: AsyncConnection, key: bytes, chain: UUID, fact: AuditFact) -> AuditRecord | None:

@@ -53,6 +53,7 @@ MAILS = SealedColumn("mails", "content_sealed", "wireroom/auth/mails/v1", "uuid_
 TOTP_SECRETS = SealedColumn("totp_factors", "secret_sealed", "wireroom/auth/totp/v1", "uuid_send(user_id)")
 OIDC_LOGINS = SealedColumn("oidc_logins", "secrets_sealed", "wireroom/auth/oidc-logins/v1", "state_hash")
 AUDIT_KEY = SealedColumn("audit_keys", "sealed", "wireroom/auth/audit-chain/v1", "convert_to('audit_key', 'UTF8')")
+RECEIPT_KEY = SealedColumn("receipt_keys", "sealed", "wireroom/auth/receipts/v1", "convert_to('receipt_key', 'UTF8')")
 
 # Every column of this service that holds sealed values; a test compares it with the schema.
 SEALED_COLUMNS: tuple[SealedColumn, ...] = (
@@ -63,6 +64,7 @@ SEALED_COLUMNS: tuple[SealedColumn, ...] = (
     TOTP_SECRETS,
     OIDC_LOGINS,
     AUDIT_KEY,
+    RECEIPT_KEY,
 )
 
 

@@ -132,6 +132,13 @@ class SqlSecondFactors:
             await self._changed(connection, user, "disabled")
         return True
 
+    async def prove(self, user: User, code: str) -> bool:
+        async with self._database.tenant(user.tenant_id) as connection:
+            proven = await self._accept(connection, user, code) is not None
+            if not proven:
+                await self._record(connection, user, "second_factor.refused", outcome="failure")
+        return proven
+
     async def pending(self, mfa_token: str) -> PendingLogin | None:
         tenant_id = await one_time_tokens.tenant_of(self._database, mfa_token, TokenPurpose.FINISH_LOGIN)
         if tenant_id is None:

@@ -9,16 +9,20 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from wireroom_auth.adapters.account_erasure import erase_account
 from wireroom_auth.adapters.accounts_sql import USER_COLUMNS, insert_account, unique_email, user_of
 from wireroom_auth.adapters.directory_transaction import DirectoryTransaction, directory_transaction
 from wireroom_auth.adapters.epochs import raise_epoch
+from wireroom_auth.adapters.erasures_sql import begin, tell_deleted
 from wireroom_auth.adapters.mail_outbox import MailOutbox
 from wireroom_auth.domain.directory import MANAGE_USERS, UserChange, own_account
+from wireroom_auth.domain.erasure import ErasureOrder
 from wireroom_auth.domain.identity import Account, User
 from wireroom_auth.domain.mail import MailKind
 from wireroom_auth.domain.one_time_tokens import VERIFY_LIFE, TokenPurpose
 from wireroom_auth.domain.roles import reach_of, require_covered
 from wireroom_common.db import Database
+from wireroom_common.errors import invalid
 from wireroom_common.outbox import emit
 from wireroom_common.principal import Principal
 from wireroom_protos.events.v1 import events_pb2
@@ -81,26 +85,24 @@ class SqlUsers:
             await _tell(transaction, before, after, caller, now)
             return await transaction.user(user_id)
 
-    async def delete(self, caller: Principal, user_id: UUID, *, now: datetime) -> None:
+    async def delete(self, caller: Principal, order: ErasureOrder) -> None:
         async with directory_transaction(self._database, caller.tenant()) as transaction:
             held = await transaction.held_by(caller, MANAGE_USERS)
-            user = await transaction.user(user_id)
-            if user_id == caller.user_id():
+            user = await transaction.user(_of_user(order))
+            if user.id == caller.user_id():
                 raise own_account()
             require_covered(user.grantable_to_keys, held)
+            if order.transfer_to is not None:
+                await _require_heir(transaction, user, order.transfer_to)
             connection = transaction.connection
-            await raise_epoch(connection, user.tenant_id, user_id, "deleted", now, actor=caller.subject)
-            await _end_keys(connection, user, caller)
+            await raise_epoch(connection, user.tenant_id, user.id, "deleted", order.requested_at, actor=caller.subject)
             # Sessions, refresh tokens and keys go with the row; what was audited stays.
-            await connection.execute(
-                text("DELETE FROM users WHERE tenant_id = :tenant_id AND id = :id"), {"tenant_id": user.tenant_id, "id": user_id}
-            )
+            counts = await erase_account(connection, user, actor=caller.subject)
             await transaction.require_left(_active_roles(user))
-            event = events_pb2.AuthUserDeleted(user_id=str(user_id), by=caller.subject)
-            await emit(connection, event, tenant_id=user.tenant_id, subject=str(user_id), actor=caller.subject)
-            await transaction.record(
-                "user.deleted", subject=str(user_id), actor=caller.subject, details={"roles": list(user.roles)}
-            )
+            await tell_deleted(connection, order)
+            await begin(connection, order, counts)
+            details = {"roles": list(user.roles), "erasure": str(order.id), "transfer_to": str(order.transfer_to or "")}
+            await transaction.record("user.deleted", subject=str(user.id), actor=caller.subject, details=details)
 
     async def _ask_for_password(self, connection: AsyncConnection, user: User) -> None:
         await self._mail.enqueue_token(
@@ -159,12 +161,18 @@ async def _tell(transaction: DirectoryTransaction, before: User, after: User, ca
         await transaction.record("user.enabled", subject=subject, actor=actor)
 
 
-async def _end_keys(connection: AsyncConnection, owner: User, caller: Principal) -> None:
-    """Tell everybody who may remember one of the owner's keys."""
-    keys = await connection.execute(
-        text("SELECT id FROM api_keys WHERE tenant_id = :tenant_id AND owner_id = :owner_id AND revoked_at IS NULL"),
-        {"tenant_id": owner.tenant_id, "owner_id": owner.id},
-    )
-    for key_id in keys.scalars().all():
-        event = events_pb2.AuthApiKeyRevoked(key_id=str(key_id), owner_id=str(owner.id))
-        await emit(connection, event, tenant_id=owner.tenant_id, subject=str(key_id), actor=caller.subject)
+def _of_user(order: ErasureOrder) -> UUID:
+    if order.user_id is None:
+        msg = "The order names no user."
+        raise ValueError(msg)
+    return order.user_id
+
+
+async def _require_heir(transaction: DirectoryTransaction, leaver: User, heir_id: UUID) -> None:
+    heir = await transaction.find_user(heir_id)
+    if heir is None or heir.disabled_at is not None or heir.id == leaver.id:
+        raise invalid(
+            "transfer_target_invalid",
+            "What the user shared can go to another user of this tenant who may sign in; name one, or have it erased.",
+            field="to",
+        )

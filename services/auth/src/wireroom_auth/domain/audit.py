@@ -63,12 +63,13 @@ EMPTY = Head(0, GENESIS)
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Which records to show; empty and None mean any. `since` is included, `until` is not."""
+    """Which records to show; empty and None mean any. `since` is included, `until` is not. `about`: who is actor or subject."""
 
     action: str = ""
     actor: str = ""
     since: datetime | None = None
     until: datetime | None = None
+    about: str = ""
 
 
 class Problem(StrEnum):

@@ -24,3 +24,6 @@ class AuditTrail(Protocol):
 
     async def record_verification(self, chain: UUID, verdict: Verdict, *, actor: str) -> None:
         """Write the verification itself down as a fact of the chain."""
+
+    async def record_export(self, tenant_id: UUID, user_id: UUID) -> None:
+        """Write down that a user takes their data along."""

@@ -11,6 +11,7 @@ from typing import Protocol
 from uuid import UUID
 
 from wireroom_auth.domain.directory import UserChange
+from wireroom_auth.domain.erasure import ErasureOrder
 from wireroom_auth.domain.identity import Account, User
 from wireroom_auth.domain.invitations import Invitation
 from wireroom_auth.domain.roles import RoleDefinition
@@ -30,8 +31,8 @@ class Users(Protocol):
     async def update(self, caller: Principal, user_id: UUID, change: UserChange, *, now: datetime) -> User:
         """The user after the change. NOT_FOUND; CONFLICT `own_account`, `last_admin`, `last_operator`."""
 
-    async def delete(self, caller: Principal, user_id: UUID, *, now: datetime) -> None:
-        """Remove a user with all sessions and keys. Refused like `update`."""
+    async def delete(self, caller: Principal, order: ErasureOrder) -> None:
+        """Remove a user with all sessions and keys, and ask for the rest. Refused like `update`; INVALID `transfer_target_invalid`."""
 
 
 class Roles(Protocol):

@@ -36,6 +36,9 @@ class FactorStore(Protocol):
     async def disable(self, user: User, code: str) -> bool:
         """Remove the factor; False for a wrong code. CONFLICT `second_factor_not_enrolled` without one."""
 
+    async def prove(self, user: User, code: str) -> bool:
+        """Whether the code is right, of a user with a factor in force; it is spent. A wrong one is audited."""
+
     async def pending(self, mfa_token: str) -> PendingLogin | None:
         """The login that waits under this token; None if there is none (any more)."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -42,16 +42,8 @@ class AuditServicer(auth_pb2_grpc.AuditServiceServicer):
         records = await self.query.run(
             current_principal(), request.after, request.page_size, chosen, installation=request.installation
         )
-        response = auth_pb2.QueryAuditResponse(next_after=request.after)
-        size = 0
-        for record in records:
-            message = _message(record)
-            size += message.ByteSize()
-            if size > _MAX_PAGE_BYTES and response.records:
-                break
-            response.records.append(message)
-            response.next_after = record.sequence
-        return response
+        messages, next_after = audit_page(records, request.after)
+        return auth_pb2.QueryAuditResponse(records=messages, next_after=next_after)
 
     async def VerifyChain(self, request: auth_pb2.VerifyChainRequest, context: Any) -> auth_pb2.VerifyChainResponse:  # noqa: ARG002, N802
         verdict = await self.verify.run(current_principal(), installation=request.installation)
@@ -85,6 +77,19 @@ class Chaining:
             details=stored_details(payload.details_json),
         )
         await append(connection, self._key(), envelope.tenant_id or INSTALLATION, fact)
+
+
+def audit_page(records: Sequence[AuditRecord], after: int) -> tuple[list[auth_pb2.AuditRecord], int]:
+    """As many of the records as one message holds, and the sequence of the last of them (`after` if there is none)."""
+    messages: list[auth_pb2.AuditRecord] = []
+    size = 0
+    for record in records:
+        message = _message(record)
+        size += message.ByteSize()
+        if size > _MAX_PAGE_BYTES and messages:
+            break
+        messages.append(message)
+    return messages, messages[-1].sequence if messages else after
 
 
 def _storable(text: str) -> str:

@@ -56,8 +56,10 @@ class DirectoryServicer(auth_pb2_grpc.DirectoryServiceServicer):
         return auth_pb2.UpdateUserResponse(user=user_message(user, user.permissions))
 
     async def DeleteUser(self, request: auth_pb2.DeleteUserRequest, context: Any) -> auth_pb2.DeleteUserResponse:  # noqa: ARG002, N802
-        await self.users.delete(current_principal(), request.id)
-        return auth_pb2.DeleteUserResponse()
+        erasure_id = await self.users.delete(
+            current_principal(), request.id, erase_shared=request.erase_shared, transfer_to=request.transfer_to
+        )
+        return auth_pb2.DeleteUserResponse(erasure_id=str(erasure_id))
 
     async def CreateInvitation(  # noqa: N802
         self,

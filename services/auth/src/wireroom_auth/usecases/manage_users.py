@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from uuid import UUID
 
 from wireroom_auth.domain.directory import MANAGE_USERS, NewUser, UserChange
 from wireroom_auth.domain.identity import Account, User, normalise_email, normalise_name
@@ -11,6 +12,7 @@ from wireroom_auth.domain.roles import role_names
 from wireroom_auth.ports.accounts import Accounts
 from wireroom_auth.ports.cryptography import PasswordHashing
 from wireroom_auth.ports.directory import Users
+from wireroom_auth.usecases.erasure_orders import ErasureOrders
 from wireroom_auth.usecases.paging import page_of
 from wireroom_common.clock import Clock
 from wireroom_common.errors import invalid, not_found
@@ -23,11 +25,12 @@ _LONGEST_QUERY = 200
 class ManageUsers:
     """All within the caller's tenant: users of others look as if they were not there."""
 
-    def __init__(self, users: Users, accounts: Accounts, passwords: PasswordHashing, clock: Clock) -> None:
+    def __init__(self, users: Users, accounts: Accounts, passwords: PasswordHashing, clock: Clock, orders: ErasureOrders) -> None:
         self._users = users
         self._accounts = accounts
         self._passwords = passwords
         self._clock = clock
+        self._orders = orders
 
     async def create(self, caller: Principal, new: NewUser) -> User:
         """The new user; INVALID for bad fields, FORBIDDEN for roles beyond the caller, CONFLICT for a known address."""
@@ -83,7 +86,17 @@ class ManageUsers:
             change = replace(change, roles=role_names(change.roles))
         return await self._users.update(caller, wanted, change, now=self._clock.now())
 
-    async def delete(self, caller: Principal, user_id: str) -> None:
-        """Remove a user; see `Users.delete`."""
+    async def delete(self, caller: Principal, user_id: str, *, erase_shared: bool, transfer_to: str) -> UUID:
+        """Remove a user; the id of the erasure that follows. What the user shared goes to `transfer_to`, by default the caller.
+
+        See `Users.delete`.
+        """
         caller.require(MANAGE_USERS)
-        await self._users.delete(caller, parse_id(user_id, "user"), now=self._clock.now())
+        if erase_shared and transfer_to:
+            raise invalid("transfer_ambiguous", "Have what the user shared erased, or name who gets it, not both.", field="to")
+        heir = parse_id(transfer_to, "user") if transfer_to else caller.user_id()
+        order = self._orders.of_user(
+            caller.tenant(), parse_id(user_id, "user"), requested_by=caller.subject, transfer_to=None if erase_shared else heir
+        )
+        await self._users.delete(caller, order)
+        return order.id

@@ -6,8 +6,8 @@ from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from wireroom_chat.adapters.erasures_sql import refuse_erased
 from wireroom_chat.ports.artefacts import Artefact
 from wireroom_common.clock import Clock
 from wireroom_common.db import Database
@@ -30,6 +30,7 @@ class SqlArtefacts:
         now = self._clock.now()
         artefact = Artefact(new_id(), name, media_type, data, now, now + self._lifetime)
         async with self._database.tenant(tenant_id) as connection:
+            await refuse_erased(connection, tenant_id, user_id)
             # Counting and inserting are one step for a user, however many of its calls run at once.
             await connection.execute(
                 text("SELECT pg_advisory_xact_lock(hashtextextended(:owner, 0))"), {"owner": f"artefacts {user_id}"}
@@ -94,11 +95,3 @@ class SqlArtefacts:
                 {"now": self._clock.now(), "limit": _PURGE_LIMIT},
             )
         return result.rowcount
-
-
-async def erase_artefacts(connection: AsyncConnection, tenant_id: UUID, user_id: UUID) -> None:
-    """Delete what a user who is gone had."""
-    await connection.execute(
-        text("DELETE FROM artefacts WHERE tenant_id = :tenant_id AND user_id = :user_id"),
-        {"tenant_id": tenant_id, "user_id": user_id},
-    )

@@ -282,8 +282,8 @@ class ConfiguredDirectory:
 def _of_settings(entry: ProviderSettings, defaults: ProviderTimeouts) -> ConfiguredProvider:
     timeouts = ProviderTimeouts(defaults.connect, defaults.first_byte, defaults.idle, entry.timeout)
     keys = (NamedKey(ANONYMOUS_KEY, entry.api_key, 1, "environment" if entry.api_key_env else "settings"),)
-    models = tuple(ModelDocument.model_validate({}).model(entry.name, model) for model in entry.models)
-    return ConfiguredProvider(entry.name, "settings", entry.wire, entry.base_url, keys, models, timeouts)
+    models = tuple(ModelDocument.model_validate({}).model(entry.name, model, local=entry.local) for model in entry.models)
+    return ConfiguredProvider(entry.name, "settings", entry.wire, entry.base_url, keys, models, timeouts, local=entry.local)
 
 
 def _of_document(
@@ -302,7 +302,7 @@ def _of_document(
         wire=document.speaks,
         base_url=document.address,
         keys=keys or (NamedKey(ANONYMOUS_KEY, None, 1, "none"),),
-        models=tuple(model.model(name, model_name) for model_name, model in document.models.items()),
+        models=tuple(model.model(name, model_name, local=document.local) for model_name, model in document.models.items()),
         timeouts=ProviderTimeouts(
             own.connect or defaults.connect,
             own.first_token or defaults.first_byte,
@@ -312,4 +312,5 @@ def _of_document(
         preset=document.preset or "",
         enabled=document.enabled,
         problem=problem,
+        local=document.local,
     )

@@ -6,9 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from wireroom_chat.adapters.erasures_sql import refuse_erased
+from wireroom_chat.domain.source_terms import SourceTerms
 from wireroom_chat.ports.responses import Owner, StoredResponse
 from wireroom_common.db import Database
 
@@ -17,14 +19,14 @@ _MAX_CONVERSATION_BYTES = 20 * 1024 * 1024
 _SWEEP_LIMIT = 1000
 _CONVERSATION = text(
     "WITH RECURSIVE turns AS ("
-    " SELECT id, previous_id, created_at, items, response, 1 AS turn, 0::bigint AS weight FROM responses"
+    " SELECT id, previous_id, created_at, items, response, source_terms, 1 AS turn, 0::bigint AS weight FROM responses"
     " WHERE tenant_id = :tenant_id AND id = :id AND user_id = :user_id"
     " UNION ALL"
-    " SELECT before.id, before.previous_id, before.created_at, before.items, before.response, turns.turn + 1,"
+    " SELECT before.id, before.previous_id, before.created_at, before.items, before.response, before.source_terms, turns.turn + 1,"
     " turns.weight + octet_length(before.items) + octet_length(before.response)"
     " FROM turns JOIN responses before ON before.tenant_id = :tenant_id AND before.id = turns.previous_id"
     " WHERE before.user_id = :user_id AND turns.turn < :most AND turns.weight < :heaviest)"
-    " SELECT id, previous_id, created_at, items, response FROM turns ORDER BY turn DESC"
+    " SELECT id, previous_id, created_at, items, response, source_terms FROM turns ORDER BY turn DESC"
 )
 
 
@@ -36,11 +38,13 @@ class SqlResponses:
 
     async def add(self, owner: Owner, response: StoredResponse, *, final: bool = True) -> None:
         async with self._database.tenant(owner.tenant_id) as connection:
+            await refuse_erased(connection, owner.tenant_id, owner.user_id)
             await connection.execute(
                 text(
-                    "INSERT INTO responses (tenant_id, user_id, id, previous_id, created_at, items, response)"
-                    " VALUES (:tenant_id, :user_id, :id, :previous_id, :created_at, :items, :response)"
-                    " ON CONFLICT (tenant_id, id) DO UPDATE SET items = excluded.items, response = excluded.response"
+                    "INSERT INTO responses (tenant_id, user_id, id, previous_id, created_at, items, response, source_terms)"
+                    " VALUES (:tenant_id, :user_id, :id, :previous_id, :created_at, :items, :response, CAST(:terms AS jsonb))"
+                    " ON CONFLICT (tenant_id, id) DO UPDATE"
+                    " SET items = excluded.items, response = excluded.response, source_terms = excluded.source_terms"
                     " WHERE :final AND responses.user_id = excluded.user_id"
                 ),
                 {
@@ -51,6 +55,7 @@ class SqlResponses:
                     "created_at": response.created_at,
                     "items": response.items,
                     "response": response.response,
+                    "terms": orjson.dumps(response.terms.written()).decode(),
                     "final": final,
                 },
             )
@@ -59,7 +64,7 @@ class SqlResponses:
         async with self._database.tenant(owner.tenant_id) as connection:
             result = await connection.execute(
                 text(
-                    "SELECT id, previous_id, created_at, items, response FROM responses"
+                    "SELECT id, previous_id, created_at, items, response, source_terms FROM responses"
                     " WHERE tenant_id = :tenant_id AND id = :id AND user_id = :user_id"
                 ),
                 {"tenant_id": owner.tenant_id, "id": response_id, "user_id": owner.user_id},
@@ -103,13 +108,7 @@ class SqlResponses:
             return len(result.all())
 
 
-async def erase_responses(connection: AsyncConnection, tenant_id: UUID, user_id: UUID) -> None:
-    """Delete all responses of a user."""
-    await connection.execute(
-        text("DELETE FROM responses WHERE tenant_id = :tenant_id AND user_id = :user_id"),
-        {"tenant_id": tenant_id, "user_id": user_id},
-    )
-
-
 def _stored(row: Any) -> StoredResponse:
-    return StoredResponse(row.id, row.previous_id, row.created_at, bytes(row.items), bytes(row.response))
+    return StoredResponse(
+        row.id, row.previous_id, row.created_at, bytes(row.items), bytes(row.response), SourceTerms.read(row.source_terms)
+    )

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from wireroom_chat.domain.passages import Citation, Passage, Quote, SourceKind, Span
 from wireroom_chat.domain.request import Grounding
+from wireroom_chat.domain.source_terms import SourceTerms
 from wireroom_protos.rag.v1 import rag_pb2, rag_pb2_grpc
 
 # Longer questions are cut: the embedding model reads 256 tokens.
@@ -81,4 +82,5 @@ def _passage(message: rag_pb2.Passage) -> Passage:
         dense_score=message.dense_score,
         lexical_score=message.lexical_score,
         published_at=message.published_at.ToDatetime(tzinfo=UTC) if message.HasField("published_at") else None,
+        terms=SourceTerms(frozenset(frozenset(terms.names) for terms in message.provider_terms)),
     )

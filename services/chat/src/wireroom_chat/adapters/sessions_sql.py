@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_chat.adapters import audit_trail
+from wireroom_chat.adapters.erasures_sql import refuse_erased
 from wireroom_chat.adapters.session_rows import (
     MESSAGE_COLUMNS,
     SESSION_COLUMNS,
@@ -202,18 +203,11 @@ class SqlSessions:
         return len(rows)
 
 
-async def erase_user(connection: AsyncConnection, tenant_id: UUID, user_id: UUID) -> None:
-    """Take all sessions of a user away; the purge deletes their texts."""
-    await connection.execute(
-        text("UPDATE sessions SET erase_reason = 'user_deleted' WHERE tenant_id = :tenant_id AND owner_id = :owner_id"),
-        {"tenant_id": tenant_id, "owner_id": user_id},
-    )
-
-
 async def insert_session(
     connection: AsyncConnection, tenant_id: UUID, owner_id: UUID, draft: SessionDraft, now: datetime
 ) -> Session:
-    """A new session and the event that tells of it."""
+    """A new session and the event that tells of it; FORBIDDEN `owner_erased`."""
+    await refuse_erased(connection, tenant_id, owner_id)
     row = (
         await connection.execute(
             text(
@@ -245,7 +239,7 @@ async def own_session(
     row = (
         await connection.execute(
             text(
-                f"SELECT {SESSION_COLUMNS}, s.summary, s.summary_through, s.turn_message_id, s.turn_until FROM sessions s"  # noqa: S608
+                f"SELECT {SESSION_COLUMNS}, s.summary, s.summary_through, s.source_terms, s.turn_message_id, s.turn_until FROM sessions s"  # noqa: S608
                 " WHERE s.tenant_id = :tenant_id AND s.id = :id AND s.owner_id = :owner_id AND s.erase_reason = ''"
                 + (" FOR UPDATE" if lock else "")
             ),

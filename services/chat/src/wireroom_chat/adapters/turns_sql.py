@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from wireroom_chat.adapters.session_rows import MESSAGE_COLUMNS, SESSION_COLUMNS, json_text, message_of, session_of, tell
 from wireroom_chat.adapters.sessions_sql import insert_session, own_session
 from wireroom_chat.domain.sessions import Message, clean_json, clean_text
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
 from wireroom_chat.ports.sessions import FinishedAnswer, Turn, TurnStart
 from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -34,13 +35,14 @@ class SqlTurns:
 
     async def begin(self, start: TurnStart) -> Turn:
         async with self._database.tenant(start.tenant_id) as connection:
-            summary, through = "", 0
+            summary, through, terms = "", 0, ANY
             if start.session_id is None:
                 session = await insert_session(connection, start.tenant_id, start.owner_id, start.draft, start.now)
             else:
                 held = await own_session(connection, start.tenant_id, start.owner_id, start.session_id, lock=True)
                 await _free(connection, start, held)
                 session, summary, through = session_of(held), held.summary, held.summary_through
+                terms = SourceTerms.read(held.source_terms)
             history = await _history(connection, start.tenant_id, session.id, through)
             last = await _last_number(connection, start.tenant_id, session.id)
             user_message_id, message_id = new_id(), new_id()
@@ -91,7 +93,7 @@ class SqlTurns:
                 message_id=str(user_message_id), session_id=str(session.id), role="user", tokens=start.tokens, model=model
             )
             await tell(connection, event, tenant_id=start.tenant_id, subject=user_message_id, actor=start.owner_id)
-        return Turn(session_of(row), user_message_id, message_id, model, history, summary)
+        return Turn(session_of(row), user_message_id, message_id, model, history, summary, terms)
 
     async def finish(self, tenant_id: UUID, message_id: UUID, answer: FinishedAnswer, now: datetime) -> bool:
         async with self._database.tenant(tenant_id) as connection:
@@ -132,6 +134,7 @@ class SqlTurns:
             ).first()
             if row is None:
                 return False
+            await _add_terms(connection, tenant_id, row.session_id, answer.terms)
             await _release(connection, tenant_id, row.session_id, message_id, now)
             event = events_pb2.ChatMessageCreated(
                 message_id=str(message_id),
@@ -207,6 +210,19 @@ async def _lose(connection: AsyncConnection, tenant_id: UUID, message_id: UUID, 
             " WHERE tenant_id = :tenant_id AND id = :id AND status = 'streaming'"
         ),
         {"tenant_id": tenant_id, "id": message_id, "lost": TURN_LOST, "now": now},
+    )
+
+
+async def _add_terms(connection: AsyncConnection, tenant_id: UUID, session_id: UUID, terms: SourceTerms) -> None:
+    """To those of the (locked) session's earlier answers: they are never taken off, for its summary may tell of any answer."""
+    if terms == ANY:
+        return
+    keys = {"tenant_id": tenant_id, "id": session_id}
+    before = await connection.execute(text("SELECT source_terms FROM sessions WHERE tenant_id = :tenant_id AND id = :id"), keys)
+    joined = SourceTerms.union((SourceTerms.read(before.scalar_one()), terms))
+    await connection.execute(
+        text("UPDATE sessions SET source_terms = CAST(:terms AS jsonb) WHERE tenant_id = :tenant_id AND id = :id"),
+        {**keys, "terms": json_text(joined.written())},
     )
 
 

@@ -113,7 +113,7 @@ _COMPARATIVES = frozenset({"longer", "shorter", "higher", "lower", "greater", "o
 # What a claim may not add: it would say more than its source.
 _STRONGER = ("all", "never", "only", "most", "must", "should", "will")
 # What a claim may not leave out where it says the same thing.
-_WEAKER = ("some", "most", "may", "planned", "if", "should", "will")
+_WEAKER = ("some", "most", "may", "planned", "if", "should", "will", "whether")
 _RELATED = {
     "must": frozenset({"must"}),
     "should": frozenset({"should"}),
@@ -122,7 +122,8 @@ _RELATED = {
     "may": frozenset({"may", "planned", "some"}),
     "some": frozenset({"some", "may"}),
     "most": frozenset({"most"}),
-    "if": frozenset({"if", "only"}),
+    "if": frozenset({"if", "only", "whether"}),
+    "whether": frozenset({"whether", "if"}),
     "all": frozenset({"all"}),
     "never": frozenset({"never"}),
     "only": frozenset({"only", "all"}),
@@ -138,7 +139,7 @@ def disagreement(claim: Statement, evidence: Statement, known: frozenset[str]) -
     for name, rule in _RULES.items():
         if rule(claim, evidence):
             return name
-    return ""
+    return "substitution" if _substituted(claim, evidence, known) else ""
 
 
 def _other_figures(claim: Statement, evidence: Statement) -> bool:
@@ -198,6 +199,8 @@ def _dropped_limits(claim: Statement, evidence: Statement) -> bool:
         # A condition holds for the whole sentence, the others for what follows them.
         if group in evidence.force and (held & claim.stems or group == "if") and not claim.force & _RELATED[group]:
             return True
+    if any(whole in claim.stems and not (claim.wholes & {(part, whole)}) for part, whole in evidence.wholes):
+        return True
     for quantity in evidence.quantities:
         if quantity.bound in ("upper", "lower") and quantity.value not in claim.stems and quantity.value in evidence.order:
             place = evidence.order.index(quantity.value)
@@ -209,16 +212,19 @@ def _dropped_limits(claim: Statement, evidence: Statement) -> bool:
     )
 
 
-def _substituted(claim: Statement, evidence: Statement) -> bool:
+def _substituted(claim: Statement, evidence: Statement, known: frozenset[str]) -> bool:
     """Whether a word of the claim stands where the evidence has another one that the claim has not.
 
     It may be a word of the same meaning; that cannot be told from one of another, and sources are to be followed closely.
+    A word of the source itself, in `evidence` or `known`, takes nobody's place across the joint of two clauses.
     """
-    followers, leaders = _neighbours(evidence.order)
+    anywhere = _neighbours([evidence.order])
+    within = _neighbours(evidence.runs)
     gone = evidence.stems - claim.stems
     for place, stem in enumerate(claim.order):
         before = claim.order[place - 1] if place else ""
         after = claim.order[place + 1] if place + 1 < len(claim.order) else ""
+        followers, leaders = within if stem in evidence.stems or stem in known else anywhere
         here = followers.get(before, _NOTHING), leaders.get(after, _NOTHING)
         # A word from elsewhere in the sentence may take another one's place, too.
         in_place = stem in evidence.stems and any(stem in near for near in here)
@@ -228,10 +234,10 @@ def _substituted(claim: Statement, evidence: Statement) -> bool:
     return False
 
 
-def _neighbours(order: Sequence[str]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+def _neighbours(runs: Sequence[Sequence[str]]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     followers: dict[str, set[str]] = {}
     leaders: dict[str, set[str]] = {}
-    for one, two in pairwise(order):
+    for one, two in (pair for run in runs for pair in pairwise(run)):
         followers.setdefault(one, set()).add(two)
         leaders.setdefault(two, set()).add(one)
     return followers, leaders
@@ -274,6 +280,61 @@ def _parts_exchanged(claim: Statement, evidence: Statement) -> bool:
     return False
 
 
+def _figures_of(statement: Statement) -> dict[str, set[str]]:
+    """For each word that stands in one part with figures only: these figures."""
+    values = {quantity.value for quantity in statement.quantities}
+    found: dict[str, set[str]] = {}
+    twice: set[str] = set()
+    for part in statement.parts:
+        figures = values & part
+        for stem in part - values if figures else ():
+            if stem in found:
+                twice.add(stem)
+            found[stem] = figures
+    return {stem: figures for stem, figures in found.items() if stem not in twice}
+
+
+def _figures_moved(claim: Statement, evidence: Statement) -> bool:
+    """Whether most of what the claim says of one figure, the evidence says of another one of its kind."""
+    kinds = {quantity.value: quantity.measure for quantity in evidence.quantities}
+    if len(kinds) < 2:  # noqa: PLR2004 - one cannot be mistaken for another
+        return False
+    here, there = _figures_of(claim), _figures_of(evidence)
+    measures = set(kinds.values())
+    shared = [stem for stem in here if stem in there and stem not in measures]
+    figures = kinds.keys() | measures
+    for value in {quantity.value for quantity in claim.quantities} & kinds.keys():
+        own_parts = [part for part in evidence.parts if value in part]
+        beside = {other for part in claim.parts if value in part for other in part & kinds.keys()} - {value}
+        if beside and own_parts and not any(beside & part for part in own_parts):
+            return True
+        # "14 metres in 2020 and 22 in 2021": the second part goes on with the words of the first.
+        if any(part <= figures for part in own_parts):
+            continue
+        own = [stem for stem in shared if value in here[stem]]
+        against = sum(value not in there[stem] and any(kinds[other] == kinds[value] for other in there[stem]) for stem in own)
+        if against > sum(value in there[stem] for stem in own):
+            return True
+    return False
+
+
+def _denial_moved(claim: Statement, evidence: Statement) -> bool:
+    """Whether what the evidence denies is asserted, and the other way round, or the denial comes from another part of the evidence."""
+    told = claim.denied & evidence.stems
+    if len(told - evidence.denying) > len(told & evidence.denying):
+        return True
+    return bool(claim.denied & evidence.stems - evidence.denied) and bool(evidence.denied & claim.stems - claim.denied)
+
+
+def _amounts_moved(claim: Statement, evidence: Statement) -> bool:
+    """Whether "most" or "a few" is said of something else than in the evidence."""
+    for group in ("some", "most"):
+        here, there = claim.forced.get(group, _NOTHING), evidence.forced.get(group, _NOTHING)
+        if here and there and not here & there and here <= evidence.stems:
+            return True
+    return False
+
+
 def _figures_exchanged(claim: Statement, evidence: Statement) -> bool:
     """Whether a figure was taken from another part of the sentence: what is claimed of it stands nearer to another of its kind."""
     kinds = [(quantity.value, quantity.measure) for quantity in evidence.quantities]
@@ -294,8 +355,10 @@ _RULES: Mapping[str, Callable[[Statement, Statement], bool]] = {
     "stronger": _stronger,
     "done": _done,
     "limit": _dropped_limits,
-    "substitution": _substituted,
     "roles": _roles_exchanged,
     "parts": _parts_exchanged,
     "figures": _figures_exchanged,
+    "moved figures": _figures_moved,
+    "moved denial": _denial_moved,
+    "moved amounts": _amounts_moved,
 }

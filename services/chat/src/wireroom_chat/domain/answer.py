@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from wireroom_chat.domain.passages import Annotation, Citation
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
 
 
 class AnswerMode(StrEnum):
@@ -67,6 +68,8 @@ class Searched:
     sources: tuple[str, ...] = ()
     # What another process has shown of the answer before.
     released: tuple[Piece, ...] = ()
+    # Of the passages that the answer may come from.
+    terms: SourceTerms = ANY
 
 
 @dataclass(frozen=True)

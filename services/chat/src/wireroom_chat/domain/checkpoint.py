@@ -11,6 +11,7 @@ import orjson
 
 from wireroom_chat.domain.passages import SourceKind
 from wireroom_chat.domain.request import ChatRequest, Grounding, GroundingMode, Unsupported, parse_request
+from wireroom_chat.domain.source_terms import SourceTerms
 from wireroom_chat.domain.token_estimate import answer_tokens
 
 
@@ -21,6 +22,7 @@ def checkpoint_of(request: ChatRequest, grounding: Grounding | None, *, continua
         "grounding": _packed(grounding) if grounding is not None else None,
         "search": request.search,
         "continuable": continuable,
+        "terms": request.terms.written(),
     }
 
 
@@ -29,7 +31,10 @@ def request_of(checkpoint: Mapping[str, Any]) -> ChatRequest:
     request = parse_request(orjson.dumps(checkpoint["request"]), stream=True)
     grounding = checkpoint.get("grounding")
     return replace(
-        request, grounding=_unpacked(grounding) if grounding is not None else None, search=checkpoint.get("search") or ""
+        request,
+        grounding=_unpacked(grounding) if grounding is not None else None,
+        search=checkpoint.get("search") or "",
+        terms=SourceTerms.read(checkpoint.get("terms")),
     )
 
 

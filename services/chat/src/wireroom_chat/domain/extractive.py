@@ -34,7 +34,14 @@ _HAS_NUMBER = re.compile(
     r"|november|december|monday|tuesday|wednesday|thursday|friday|saturday|sunday|today|yesterday|morning|evening|noon|midnight)\b",
     re.IGNORECASE,
 )
-_WANTS_MONEY = re.compile(r"\b(?:how much\b.*\bcosts?|what\b.*\b(?:price|cost)|how expensive)\b", re.IGNORECASE)
+# The first of a line's beginnings goes with the first end behind it, if any does: no expression that tries all pairs of them.
+_EXPENSIVE = re.compile(r"\bhow expensive\b", re.IGNORECASE)
+_MONEY_ASKED = (
+    (re.compile(r"\bhow much\b", re.IGNORECASE), re.compile(r"\bcosts?\b", re.IGNORECASE)),
+    (re.compile(r"\bwhat\b", re.IGNORECASE), re.compile(r"\b(?:price|cost)\b", re.IGNORECASE)),
+)
+_WANTS_YEAR = re.compile(r"\b(?:what|which) year\b", re.IGNORECASE)
+_HAS_YEAR = re.compile(r"\b(?:1[0-9]|20)\d\d\b|\b(?:last|this|next) year\b", re.IGNORECASE)
 _HAS_MONEY = re.compile(
     r"[$€£¥]|\b(?:euros?|dollars?|pounds?|yen|francs?|crowns?|kron[aeo]r?|cents?|eur|usd"
     r"|gbp|chf|free of charge|costs? nothing)\b"
@@ -226,7 +233,9 @@ class QuoteSelector:
         return covered
 
     def _type_factor(self, question: str, sentence: str) -> float:
-        if _WANTS_MONEY.search(question) and not _HAS_MONEY.search(sentence):
+        if wants_money(question) and not _HAS_MONEY.search(sentence):
+            return self._calibration.wrong_type
+        if _WANTS_YEAR.search(question) and not _HAS_YEAR.search(sentence):
             return self._calibration.wrong_type
         if _WANTS_NUMBER.search(question) and not _HAS_NUMBER.search(sentence):
             return self._calibration.wrong_type
@@ -253,3 +262,14 @@ def _in_reading_order(quotes: Sequence[Quote], passages: Sequence[Passage]) -> l
 def _similarity(one: frozenset[str], other: frozenset[str]) -> float:
     union = len(one | other)
     return len(one & other) / union if union else 1.0
+
+
+def wants_money(question: str) -> bool:
+    """Whether an amount of money answers it."""
+    if _EXPENSIVE.search(question):
+        return True
+    return any(
+        (begins := begin.search(line)) is not None and end.search(line, begins.end()) is not None
+        for line in question.split("\n")
+        for begin, end in _MONEY_ASKED
+    )

@@ -56,5 +56,7 @@ def _part(kind: bytes, data: bytes) -> Info | bytes | End:
     if kind == _END:
         return End(**members)
     if kind == _INFO:
-        return Info(**{**members, "answer_mode": AnswerMode(members["answer_mode"]), "path": tuple(members["path"])})
+        terms = tuple(map(tuple, members.get("source_terms", ())))
+        mode = AnswerMode(members["answer_mode"])
+        return Info(**{**members, "answer_mode": mode, "path": tuple(members["path"]), "source_terms": terms})
     raise ValueError("a frame of no known kind")

@@ -25,6 +25,8 @@ class Info:
     budget_remaining_micros: int | None = None
     # "partial" or "failed" where sources could not be searched.
     retrieval: str = ""
+    # `SourceTerms.written` of what the answer may come from, as far as it is known.
+    source_terms: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

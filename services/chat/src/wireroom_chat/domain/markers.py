@@ -6,8 +6,10 @@ A marker in code, in an address or in front of a link's target cites nothing: it
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 _NUMBERS = r"\d{1,3}(?:\s*[,;\u2013-]\s*\d{1,3})*"
 MARKER = rf"[\[\u3010]\s*(?:\^|sources?\s*)?{_NUMBERS}\s*[\]\u3011]"
@@ -15,7 +17,7 @@ MARKER = rf"[\[\u3010]\s*(?:\^|sources?\s*)?{_NUMBERS}\s*[\]\u3011]"
 _GROUP = re.compile(rf"((?<!\s)\s*+)({MARKER}(?:\s*{MARKER})*)", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
-_INLINE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
+_TICKS = re.compile(r"`+")
 _ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]{0,20}://|www\.)\S*", re.IGNORECASE)
 _MAX_RANGE = 20
 
@@ -52,11 +54,11 @@ class Marked:
     _markers: tuple[_Marker, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        dead = [match.span() for pattern in (_INLINE, _ADDRESS) for match in pattern.finditer(self.text)]
+        inline, addresses = _Spans(_code(self.text)), _Spans([match.span() for match in _ADDRESS.finditer(self.text)])
         markers = []
         for match in _GROUP.finditer(self.text):
             start, end = match.span(2)
-            in_dead = any(low <= start < high for low, high in dead)
+            in_dead = inline.hold(start) or addresses.hold(start)
             # `items[1]` is an element, and stays.
             if (in_dead or self.code) and _is_element(self.text, start):
                 continue
@@ -85,6 +87,37 @@ class Marked:
                 parts.append((" " if marker.space else "") + "".join(f"[{number}]" for number in numbers))
             at = marker.end
         return "".join([*parts, self.text[at:]])
+
+
+class _Spans:
+    """Spans in order, without overlaps."""
+
+    def __init__(self, spans: list[tuple[int, int]]) -> None:
+        self._spans = spans
+
+    def hold(self, offset: int) -> bool:
+        """Whether one of them does."""
+        at = bisect_right(self._spans, offset, key=itemgetter(0)) - 1
+        return at >= 0 and offset < self._spans[at][1]
+
+
+def _code(text: str) -> list[tuple[int, int]]:
+    """Code spans: from a run of backticks to the next run of the same length."""
+    runs = [match.span() for match in _TICKS.finditer(text)]
+    following: dict[int, int] = {}
+    closing: list[int | None] = [None] * len(runs)
+    for at in range(len(runs) - 1, -1, -1):
+        length = runs[at][1] - runs[at][0]
+        closing[at] = following.get(length)
+        following[length] = at
+    found: list[tuple[int, int]] = []
+    at = 0
+    while at < len(runs):
+        end = closing[at]
+        if end is not None:
+            found.append((runs[at][0], runs[end][1]))
+        at = at + 1 if end is None else end + 1
+    return found
 
 
 def _is_element(text: str, start: int) -> bool:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
+
 # Bidirectional overrides and isolates, and other invisible format characters (joiners stay: scripts and emoji need them).
-_STEERING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+STEERING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _FOREIGN_MARK = re.compile(r"\[(\d{1,4})\]")
 
 
@@ -37,6 +39,8 @@ class Passage:
     dense_score: float
     lexical_score: float
     published_at: datetime | None = None
+    # Which providers may receive it.
+    terms: SourceTerms = ANY
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Quote:
 
         A source must not load pictures into the reader's page, look like a checked citation, or turn the direction of the text.
         """
-        plain = _STEERING.sub("", self.text).replace("![", "! [")
+        plain = STEERING.sub("", self.text).replace("![", "! [")
         return " ".join(_FOREIGN_MARK.sub(r"(\1)", plain).split())
 
     @property

@@ -47,6 +47,8 @@ class ProviderModel:
     max_output_tokens: int = 0
     # Whether it goes on with a last message of the assistant's by itself.
     prefill: bool = False
+    # Whether its provider keeps what it is told inside the house.
+    local: bool = False
     # "chat", "embeddings"
     purposes: frozenset[str] = frozenset({"chat"})
 

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from wireroom_chat.domain.passages import SourceKind
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
 from wireroom_common.errors import ErrorKind, FieldProblem, WireroomError
 
 MAX_MESSAGES = 2000
@@ -144,6 +145,8 @@ class ChatRequest:
 
     # What the caller wants of kept answers; None: as is usual for the request.
     cache: CacheMode | None = None
+    # Of earlier answers that stand among the messages: kept here, never the caller's to say.
+    terms: SourceTerms = ANY
 
     def search_text(self) -> str:
         """What to look for in the sources: of a very long question its end."""

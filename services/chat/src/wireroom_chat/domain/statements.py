@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 
-from wireroom_chat.domain.terms import STOP_WORDS, Terms, count_negations
+from wireroom_chat.domain.terms import DENIAL, STOP_WORDS, Terms, count_negations
+from wireroom_chat.domain.wordings import Wording, wording
 
 # Code points that are not shown: they must neither split a word nor hide one.
 INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+\d\w*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*|[%€$£¥°]")
 # "BX-41" is one name and no figure.
 _HYPHENATED = re.compile(r"\b([A-Za-z]{1,6})-(?=\d)")
-_MIXED = re.compile(r"[^\W\d_]+\d\w*|[A-Z]{2,}")
+_MIXED = re.compile(r"[^\W\d_]++\d\w*+|[A-Z]{2,}+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _PASSIVE = re.compile(
     r"\b(?:is|are|was|were|be|been|being|gets?|got)\s+(?:\w+ly\s+|not\s+|also\s+)?\w+"
@@ -25,6 +26,11 @@ _PASSIVE = re.compile(
 )
 _BY = re.compile(r"\bby\b", re.IGNORECASE)
 _JOINT = re.compile(r"[,;:](?=\s)|\b(?:and|but|while|whereas|compared|versus)\b", re.IGNORECASE)
+# A part of a counted whole.
+_WHOLE = re.compile(
+    r"\b(\d[\d.,]*|some|most|many|few|several|half|part) of (?:all |the |its |their |these |those |our )*(\d[\d.,]*)"
+)
+_MAX_DENIED = 3
 _COORDINATED = re.compile(r"[,;]|\b(?:and|but|while|whereas)\b", re.IGNORECASE)
 
 _TEENS = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
@@ -171,6 +177,7 @@ _FORCE_TEXT = {
     "should": "should recommended advised ought advisable",
     "will": "will going",
     "if": "if unless except provided",
+    "whether": "whether",
 }
 _FORCE = {word: group for group, words in _FORCE_TEXT.items() for word in words.split()}
 # Words that relate one thing to another, or compare: they carry no content, but their opposite says something else.
@@ -186,11 +193,15 @@ _RELATIONS = {
 # Who has which part is told by these.
 _GOVERNING_TEXT = "from to into before after until against than over above below behind towards for with without"
 _GOVERNING = frozenset(_GOVERNING_TEXT.split())
+# Behind "by" they are a time, and not who does it.
+_TIME_BORDERS = frozenset({"end", "beginning", "start", "middle", "noon", "midnight", "morning", "evening", "tomorrow"})
 _PREPOSITIONS = _GOVERNING | {"by", "in", "on", "at", "of"}
 # What limits a statement to a part of its subject.
 _RESTRICTORS = frozenset(
     {"for", "with", "without", "under", "above", "below", "over", "when", "while", "if", "unless", "except", "who", "whose"}
 )
+# What holds "to" somebody or something holds for nobody else.
+_FOR_SOME = frozenset(["close", "open", "limit", "restrict", "confin", "reserv", "avail", "appli", "entitl", "exempt", "subject"])
 _IRREGULAR = {
     form: base
     for base, forms in {
@@ -296,7 +307,8 @@ class Statement:
     passive: bool
     agent: bool
     coordinated: bool
-    # The stems of each part between conjunctions, commas and semicolons.
+    # The stems of each part between conjunctions, commas and semicolons, in order and as sets.
+    runs: tuple[tuple[str, ...], ...]
     parts: tuple[frozenset[str], ...]
     relations: frozenset[str]
     # What stands on both sides of a word that limits: the content stem before it, and the next two after it.
@@ -307,6 +319,13 @@ class Statement:
     to_do: frozenset[str]
     # Begins with "Do" or "Never": an order.
     imperative: bool
+    # The stems that follow a denial in its part: what is denied. All stems of such parts.
+    denied: frozenset[str]
+    denying: frozenset[str]
+    # As it stands there, for other languages.
+    wording: Wording
+    # "Two of its twelve": the figure of the part ("" for a word), and that of the whole.
+    wholes: frozenset[tuple[str, str]]
 
 
 class StatementReader:
@@ -320,6 +339,8 @@ class StatementReader:
         plain = _HYPHENATED.sub(r"\1", _THOUSANDS.sub("", unicodedata.normalize("NFKC", INVISIBLE.sub("", text))))
         tokens = _TOKEN.findall(plain)
         lower = _lowered(tokens)
+        joints = _JOINT.split(plain)
+        runs = tuple(tuple(self._content(part)) for part in joints)
         order: list[str] = []
         force: set[str] = set()
         forced: dict[str, set[str]] = {}
@@ -345,9 +366,10 @@ class StatementReader:
             force=frozenset(force),
             forced={group: frozenset(stems) for group, stems in forced.items()},
             passive=bool(_PASSIVE.search(plain)),
+            runs=runs,
             agent=bool(_BY.search(plain)),
             coordinated=bool(_COORDINATED.search(plain)),
-            parts=tuple(frozenset(self._content(part)) for part in _JOINT.split(plain)),
+            parts=tuple(map(frozenset, runs)),
             relations=frozenset(_RELATIONS[word] for word in lower if word in _RELATIONS),
             restrictions=tuple(self._restrictions(lower)),
             governed=frozenset(self._governed(lower)),
@@ -355,23 +377,39 @@ class StatementReader:
                 self._stem(two) for one, two in pairwise(lower) if one == "to" and self._counts(two) and not two[:1].isdigit()
             ),
             imperative=lower[:1] in (["do"], ["never"], ["don't"]),
+            wording=wording(INVISIBLE.sub("", text)),
+            denying=frozenset(stem for part, run in zip(joints, runs, strict=True) if DENIAL.search(part) for stem in run),
+            denied=frozenset(stem for part in joints for stem in self._denied(part)),
+            wholes=frozenset(
+                (_figure(match[1]) if match[1][:1].isdigit() else "", _figure(match[2]))
+                for match in _WHOLE.finditer(" ".join(lower))
+            ),
         )
+
+    def _denied(self, part: str) -> list[str]:
+        found = DENIAL.search(part)
+        return self._content(part[found.end() :])[:_MAX_DENIED] if found else []
 
     def _content(self, plain: str) -> list[str]:
         return [self._stem(word) for word in _lowered(_TOKEN.findall(plain)) if self._counts(word)]
 
     def _governed(self, words: list[str]) -> Iterable[tuple[str, str]]:
         for at, word in enumerate(words):
-            if word in _GOVERNING:
+            if word in _GOVERNING or word == "by":
                 after = next((other for other in words[at + 1 : at + 5] if self._counts(other) or other in _PREPOSITIONS), "")
-                if after and after not in _PREPOSITIONS:
+                timed = after in _TIME_BORDERS or after in _CALENDAR or after == _MAY
+                if after and after not in _PREPOSITIONS and (timed or word != "by"):
                     yield word, self._stem(after)
 
     def _restrictions(self, words: list[str]) -> Iterable[tuple[str, frozenset[str]]]:
+        last = ""
         for at, word in enumerate(words):
-            if word not in _RESTRICTORS:
+            counted, last = last, word if self._counts(word) else last
+            if word not in _RESTRICTORS and word != "to":
                 continue
-            before = next((self._stem(other) for other in reversed(words[:at]) if self._counts(other)), "")
+            before = self._stem(counted) if counted else ""
+            if word == "to" and before not in _FOR_SOME:
+                continue
             after = [other for other in words[at + 1 : at + 6] if self._counts(other)][:2]
             # A price, a duration, a reason: nothing that limits.
             if after and not (word in ("for", "with") and (after[0][:1].isdigit() or after[0].endswith("ing"))):

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wireroom_chat.domain.agreement import disagreement
+from wireroom_chat.domain.clauses import clauses
 from wireroom_chat.domain.passages import Citation
 from wireroom_chat.domain.quotations import plain, quoted, stands_in
 from wireroom_chat.domain.sentences import trimmed
 from wireroom_chat.domain.statements import Statement, StatementReader
+from wireroom_chat.domain.wordings import ENGLISH, says_the_same, wording
 
 NOTHING: frozenset[str] = frozenset()
 # At the beginning of a sentence they name no new thing: they are about what the sentence before says is to be made or done.
@@ -60,6 +62,11 @@ class Evidence:
     resolved: bool = False
 
     @property
+    def is_english(self) -> bool:
+        """Whether its sentence is, or, where that is too short to tell, what it stands in."""
+        return (self.main.wording.language or wording(self.citation.quote.passage.text).language) == ENGLISH
+
+    @property
     def known(self) -> frozenset[str]:
         return self.title | (self.neighbour.stems if self.neighbour is not None else NOTHING)
 
@@ -83,13 +90,20 @@ class SupportRules:
         """Ways to read a quote of one or two sentences as evidence."""
         quote = citation.quote
         title = frozenset(self._reader.read(quote.passage.title).stems)
-        found = [self._reader.read(quote.text[start:end]) for start, end in trimmed(quote.text)]
+        texts = [quote.text[start:end] for start, end in trimmed(quote.text)]
+        found = [self._reader.read(text) for text in texts]
         if not found:
             return []
+        first = [self._reader.read(clause) for clause in clauses(texts[0])]
         if len(found) == 1:
-            return [Evidence(citation, found[0], None, title)]
+            # A later clause may mean what the first one names.
+            return [
+                Evidence(citation, found[0], None, title),
+                *(Evidence(citation, clause, first[0] if place else None, title) for place, clause in enumerate(first)),
+            ]
         before, after = found[0], found[1]
         ways = [Evidence(citation, after, before, title), Evidence(citation, before, after, title)]
+        ways += [Evidence(citation, self._reader.read(clause), before, title) for clause in clauses(texts[1])[:1]]
         if after.order and after.order[0] in _REFERRING and after.order[0] not in before.stems:
             rest = after.order[1:]
             ways.append(Evidence(citation, replace(after, order=rest, stems=frozenset(rest)), before, title, resolved=True))
@@ -100,9 +114,18 @@ class SupportRules:
         return self._reader.read(claim)
 
     def match(self, claim: Statement, evidence: Evidence) -> Match | None:
-        """How the words fit; None where a rule forbids it or too few do."""
+        """How the words fit; None where a rule forbids it or too few do.
+
+        In other languages than English all must be there, in their order.
+        """
         if not claim.stems:
             return None
+        if evidence.is_english and claim.wording.language in ("", ENGLISH):
+            return self._match_english(claim, evidence)
+        same = evidence.neighbour is None and says_the_same(claim.wording, evidence.main.wording)
+        return Match(evidence, 1.0) if same else None
+
+    def _match_english(self, claim: Statement, evidence: Evidence) -> Match | None:
         around = evidence.known
         here = len(claim.stems & evidence.main.stems)
         words = len(claim.stems & (evidence.main.stems | around)) / len(claim.stems)

@@ -9,7 +9,7 @@ from Stemmer import Stemmer  # type: ignore[import-not-found]  # PyStemmer has n
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+")
 _COUNTED = re.compile(r"\w+|[^\w\s]")
-_NEGATION = re.compile(
+DENIAL = re.compile(
     r"\b(?:not|no|never|none|neither|nor|nobody|nothing|without|cannot|hardly|unable|fails? to|failed to)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
@@ -55,7 +55,7 @@ def count_tokens(text: str) -> int:
 
 def count_negations(text: str) -> int:
     """How often the text denies something, as far as its words show it: "never without" is 2, and not the same as "without"."""
-    return len(_NEGATION.findall(text))
+    return len(DENIAL.findall(text))
 
 
 class Terms:

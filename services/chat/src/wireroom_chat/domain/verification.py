@@ -11,11 +11,19 @@ from wireroom_chat.domain.passages import Passage, Quote
 from wireroom_chat.domain.sentences import is_false_stop, trimmed
 
 _MAX_BUFFER = 8000
+_STOPS = ".!?…\u061f\u06d4\u0964\u0965"
+# No white space stands behind these.
+_WIDE_STOPS = "。\uff01\uff1f\uff61"
 # Of runs only the beginning is tried: what a model writes may be a hundred thousand blanks.
 _BOUNDARY = re.compile(
-    rf"""(?:(?<![.!?…])([.!?…]++)["'”\u2019»)]*(?:\s*{MARKER})*\s+|(?<![ \t\n])[ \t]*+\n\s*+)(?=[^\s\[\u3010])""",
-    re.IGNORECASE,
+    rf"""(?:(?<![{_STOPS}])([{_STOPS}]++)(?:[\u00a0\u202f\x20]?»|["'”“\u2019\u2018\u203a)])*+(?:\s*{MARKER})*\s+
+    |(?<![{_WIDE_STOPS}])[{_WIDE_STOPS}]++[」』”\u2019\uff09]*+(?:\s*{MARKER})*\s*(?=[^」』”\u2019\uff09{_WIDE_STOPS}])
+    |(?<![ \t\n])[ \t]*+\n\s*+)(?=[^\s\[\u3010»])""",
+    re.IGNORECASE | re.VERBOSE,
 )
+# "am 3. M": whether a date goes on is known when the word is there.
+_ORDINAL = re.compile(r"(?<!\d)\d{1,2}$")
+_OPEN_WORD = re.compile(r"\.\s++\w*+$")
 
 
 class SentenceBuffer:
@@ -30,6 +38,8 @@ class SentenceBuffer:
         result: list[str] = []
         start = 0
         for match in _BOUNDARY.finditer(self._text):
+            if match.group(1) == "." and self._is_open(match.start()):
+                break
             if match.group(1) and is_false_stop(self._text, match.start(), match.end()):
                 continue
             result.append(self._text[start : match.end()])
@@ -39,6 +49,10 @@ class SentenceBuffer:
             result.append(self._text)
             self._text = ""
         return result
+
+    def _is_open(self, at: int) -> bool:
+        """Whether the full stop at `at` may belong to a date whose next word is still growing."""
+        return bool(_ORDINAL.search(self._text[max(0, at - 3) : at])) and bool(_OPEN_WORD.match(self._text, at))
 
     def rest(self) -> list[str]:
         """What is left at the end."""

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -138,6 +140,8 @@ class Outcome:
     tokens_out: int
     micros: int
     error_code: str
+    # Of the sources that it may come from: whoever is told the answer later must be allowed by them.
+    terms: SourceTerms = ANY
 
 
 class AnswerSink(Protocol):

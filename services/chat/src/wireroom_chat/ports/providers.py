@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from wireroom_chat.domain.catalogue import Catalogue
 from wireroom_chat.domain.providers import Candidate, Strategy
+from wireroom_chat.domain.source_terms import SourceTerms
 from wireroom_common.errors import WireroomError
 
 
@@ -33,6 +34,13 @@ class ChatProvider(Protocol):
         async with aclosing(self.stream(body)) as chunks:
             async for chunk in chunks:
                 yield [chunk]
+
+
+class Writer(ChatProvider, Protocol):
+    """Whoever writes an answer: all providers of a model as one."""
+
+    def reading(self, terms: SourceTerms) -> Writer:
+        """Those of them that may receive texts under these terms; FORBIDDEN `collection_provider_not_allowed` when none may."""
 
 
 class Embeddings(Protocol):

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -25,6 +27,8 @@ class StoredResponse:
     created_at: datetime
     items: bytes
     response: bytes
+    # Of the sources that it and those before it may come from.
+    terms: SourceTerms = ANY
 
 
 class ResponseStore(Protocol):

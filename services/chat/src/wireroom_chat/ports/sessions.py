@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from wireroom_chat.domain.sessions import Feedback, Message, Session, SessionChange, SessionDraft
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class Turn:
     model: str
     history: Sequence[Message]
     summary: str
+    # Of the sources of all its answers so far.
+    terms: SourceTerms = ANY
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class FinishedAnswer:
     answer_mode: str
     tokens_in: int
     tokens_out: int
+    # Of the sources that it may come from.
+    terms: SourceTerms = ANY
 
 
 class TurnStore(Protocol):

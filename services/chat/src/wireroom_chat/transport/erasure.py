@@ -1,4 +1,4 @@
-"""What follows from a user's deletion."""
+"""What follows from a user's deletion and from a request to erase."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from wireroom_chat.adapters.artefacts import erase_artefacts
-from wireroom_chat.adapters.responses_sql import erase_responses
-from wireroom_chat.adapters.sessions_sql import erase_user
+from wireroom_chat.adapters.erasures_sql import begin_erasure
 from wireroom_common.bus import Envelope, Subscription, event_type
 from wireroom_common.db import Database
 from wireroom_protos.events.v1 import events_pb2
@@ -16,10 +14,14 @@ from wireroom_protos.events.v1 import events_pb2
 CONSUMER = "chat.erasure"
 
 _USER_DELETED = event_type(events_pb2.AuthUserDeleted())
+_REQUESTED = event_type(events_pb2.PrivacyErasureRequested())
 
 
 class Erasure:
-    """The consumer `chat.erasure`. A malformed event raises and ends as a dead letter."""
+    """The consumer `chat.erasure`. A malformed event raises and ends as a dead letter.
+
+    Kept answers from documents that are erased go with what `rag` tells of them; others expire, encrypted and for nobody to ask for.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -30,12 +32,17 @@ class Erasure:
 
     async def handle(self, connection: AsyncConnection, envelope: Envelope) -> None:
         """One event, on its transaction; events of other types are not ours."""
-        if envelope.type != _USER_DELETED:
+        if envelope.type not in {_USER_DELETED, _REQUESTED}:
             return
         if envelope.tenant_id is None:
             msg = f"The event {envelope.id} ({envelope.type}) has no tenant."
             raise ValueError(msg)
-        user_id = UUID(envelope.payload(events_pb2.AuthUserDeleted).user_id)
-        await erase_user(connection, envelope.tenant_id, user_id)
-        await erase_artefacts(connection, envelope.tenant_id, user_id)
-        await erase_responses(connection, envelope.tenant_id, user_id)
+        if envelope.type == _REQUESTED:
+            requested = envelope.payload(events_pb2.PrivacyErasureRequested)
+            of_user = UUID(requested.user_id) if requested.user_id else None
+            await begin_erasure(connection, envelope.tenant_id, UUID(requested.erasure_id), of_user)
+        else:
+            deleted = envelope.payload(events_pb2.AuthUserDeleted)
+            # From a version that asks for the erasure by an event of its own, this one tells nothing new.
+            if not deleted.erasure_id:
+                await begin_erasure(connection, envelope.tenant_id, envelope.id, UUID(deleted.user_id), tell=False)

@@ -67,4 +67,5 @@ def _info(message: chat_pb2.CompletionInfo) -> Info:
         cost_micros=message.cost_micros,
         budget_remaining_micros=message.budget_remaining_micros if message.HasField("budget_remaining_micros") else None,
         retrieval=message.retrieval,
+        source_terms=tuple(tuple(terms.names) for terms in message.source_terms),
     )

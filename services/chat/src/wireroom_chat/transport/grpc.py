@@ -66,6 +66,7 @@ def info_message(info: Info) -> chat_pb2.CompletionInfo:
         cost_micros=info.cost_micros,
         budget_remaining_micros=info.budget_remaining_micros,
         retrieval=info.retrieval,
+        source_terms=[chat_pb2.SourceTerms(names=names) for names in info.source_terms],
     )
 
 

@@ -161,6 +161,7 @@ def _content(given: providers_pb2.Provider) -> dict[str, Any]:
         "models": {model.name: _model_content(model) for model in given.models},
         "keys": {key.name: {"weight": key.weight} for key in given.keys},
         "enabled": given.enabled,
+        "local": given.local,
         "timeouts": {
             name: getattr(given.timeouts, name)
             for name in ("connect", "first_token", "idle", "total")
@@ -200,6 +201,7 @@ def _provider(provider: ConfiguredProvider) -> providers_pb2.Provider:
         enabled=provider.enabled,
         source=provider.source,
         problem=provider.problem,
+        local=provider.local,
     )
 
 

@@ -32,7 +32,7 @@ MIN_SIMILARITY = 0.72
 # Ends every answer from sources that was kept for a tenant.
 SOURCES = "sources"
 PURPOSE = "wireroom chat answers"
-_VERSION = 2
+_VERSION = 3
 # Members that change nothing of the answer.
 _IRRELEVANT = frozenset({"stream", "stream_options", "messages", "model", "user", "metadata", "store", "cache", "service_tier"})
 # Members whose answers are not text alone, or are wanted anew each time.
@@ -65,6 +65,8 @@ class KeptAnswer:
     tokens_in: int
     tokens_out: int
     remarks: dict[str, Any] = field(default_factory=dict)
+    # Of the sources that it may come from, as `SourceTerms.written`.
+    terms: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

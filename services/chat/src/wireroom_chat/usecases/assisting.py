@@ -17,10 +17,11 @@ from wireroom_chat.domain.links import LinkGuard
 from wireroom_chat.domain.passages import Citation, Passage
 from wireroom_chat.domain.prompt import leaks
 from wireroom_chat.domain.request import ChatRequest, Grounding, GroundingMode
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.tool_suggestions import suggested_tools
 from wireroom_chat.domain.verification import SentenceBuffer, evidence_quotes
-from wireroom_chat.ports.providers import ChatProvider
+from wireroom_chat.ports.providers import Writer
 from wireroom_chat.ports.retrieval import Retrieval
 from wireroom_chat.tools.contract import Toolbox, ToolCaller
 from wireroom_chat.usecases.begun import in_order, shown_before
@@ -28,7 +29,7 @@ from wireroom_chat.usecases.checking import Checking, SentenceChecker
 from wireroom_chat.usecases.quoting import FIRST_LINE, QuotedAnswer
 from wireroom_chat.usecases.searching import Search, lies_with_the_index
 from wireroom_chat.usecases.stream_opening import StreamLostError
-from wireroom_chat.usecases.tool_loop import PromptState, ToolLoop
+from wireroom_chat.usecases.tool_loop import Present, PromptState, ToolLoop
 from wireroom_common.errors import WireroomError
 
 Item = AnswerMode | Piece | Searched | ToolEvent | Ending
@@ -95,7 +96,7 @@ class AssistantAnswer:
         request: ChatRequest,
         grounding: Grounding,
         assistant: ChosenAssistant,
-        provider: ChatProvider,
+        provider: Writer,
         *,
         owner: tuple[UUID, UUID],
         begun: Begun | None = None,
@@ -112,12 +113,13 @@ class AssistantAnswer:
         sources = _Sources(
             self._retrieval, self._checking, LinkGuard({*config.output.allowed_hosts, self._own_host} - {""}), grounding
         )
+
         shown, retrieval = "", Retrieved.COMPLETE
         if config.sources.kinds and config.sources.upfront:
-            shown, retrieval = await self._upfront(request.search_text(), grounding, sources, begun, strict=strict)
+            shown, retrieval, state.terms = await self._upfront(request.search_text(), grounding, sources, begun, strict=strict)
             state.tainted = state.tainted or bool(shown)
         before = await shown_before(begun, sources.ids, sources.verified)
-        yield Searched(retrieval, sources.ids, before)
+        yield Searched(retrieval, sources.ids, before, state.terms)
         if before:
             yield AnswerMode.GENERATED
         if strict and not shown and not _SEARCHES & allowed.keys():
@@ -132,7 +134,7 @@ class AssistantAnswer:
             config.limits,
             ToolCaller(*owner, grounding.kinds, grounding.since, grounding.collections),
             state,
-            present=sources.add,
+            present=_for_readers(provider, sources, state),
         )
         body = _body(request, config) | {
             "messages": assistant_messages(config.prompt, request.messages, shown, searches=_searches(config), strict=strict)
@@ -159,17 +161,36 @@ class AssistantAnswer:
 
     async def _upfront(
         self, question: str, grounding: Grounding, sources: _Sources, begun: Begun | None, *, strict: bool
-    ) -> tuple[str, Retrieved]:
-        """The passages for the question as they stand in the prompt; none where they are too far from it."""
+    ) -> tuple[str, Retrieved, SourceTerms]:
+        """The passages for the question as they stand in the prompt, and their terms; none where they are too far from it."""
         try:
             found = await self._search.find(question, grounding)
             passages = in_order(found.passages, begun)
             weak = not passages if begun is not None else self._selector.is_weak(question, passages)
-            return "" if weak else await sources.add(passages, _MAX_UPFRONT_CHARACTERS), found.retrieval
+            if weak:
+                return "", found.retrieval, ANY
+            shown = await sources.add(passages, _MAX_UPFRONT_CHARACTERS)
+            return shown, found.retrieval, SourceTerms.union(passage.terms for passage in passages)
         except WireroomError as error:
             if strict or not lies_with_the_index(error) or isinstance(error, StreamLostError):
                 raise
-            return "", Retrieved.FAILED
+            return "", Retrieved.FAILED, ANY
+
+
+def _for_readers(provider: Writer, sources: _Sources, state: PromptState) -> Present:
+    """Passages that a tool found, as they stand in the prompt from now on.
+
+    FORBIDDEN `collection_provider_not_allowed` where no provider may read them beside what is there: the answer goes on without them.
+    """
+
+    async def present(passages: Sequence[Passage], limit: int) -> str:
+        joined = SourceTerms.union((state.terms, *(passage.terms for passage in passages)))
+        provider.reading(joined)
+        shown = await sources.add(passages, limit)
+        state.terms = joined
+        return shown
+
+    return present
 
 
 async def _spoken(

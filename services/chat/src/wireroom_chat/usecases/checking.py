@@ -24,7 +24,7 @@ _MAX_COMPARED = 4
 _MAX_CITED = 4
 # Not a statement, and what the prompt asks for where there is nothing to say.
 _REFUSAL = re.compile(r"\W*(?:the |these )?sources? (?:do|does) not (?:say|answer|mention|state|contain)\b", re.IGNORECASE)
-_EDGE = " .,;:!?\"'"
+_EDGE = " .,;:!?\"'¡¿。\uff01\uff1f؟।"
 
 
 @dataclass(frozen=True)

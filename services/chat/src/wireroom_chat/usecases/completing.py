@@ -14,17 +14,18 @@ from wireroom_chat.domain.checkpoint import checkpoint_of
 from wireroom_chat.domain.followup import search_query
 from wireroom_chat.domain.frames import Frame, Info
 from wireroom_chat.domain.request import CacheMode, ChatRequest, Grounding, Unsupported, parse_request, text_of
+from wireroom_chat.domain.source_terms import NOT_ALLOWED
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.wire import Links
 from wireroom_chat.ports.generations import Generation, Origin
-from wireroom_chat.ports.providers import ProviderDirectory
+from wireroom_chat.ports.providers import ProviderDirectory, Writer
 from wireroom_chat.usecases.answer_cache import AnswerCache, KeptAnswer
 from wireroom_chat.usecases.assistants import Assistants
 from wireroom_chat.usecases.assisting import AssistantAnswer, disclaimer_of
 from wireroom_chat.usecases.forwarding import forward, forward_stream
 from wireroom_chat.usecases.generating import Generator, Plan
 from wireroom_chat.usecases.grounding import GroundedAnswer
-from wireroom_chat.usecases.quoting import FIRST_LINE, NO_PROVIDER, OUT_OF_BUDGET, QuotedAnswer
+from wireroom_chat.usecases.quoting import FIRST_LINE, NO_PROVIDER, NOT_READABLE, OUT_OF_BUDGET, QuotedAnswer
 from wireroom_chat.usecases.rendering import Item, Rendering
 from wireroom_chat.usecases.run import Run, Runs
 from wireroom_chat.usecases.searching import SourcesUnavailableError
@@ -36,6 +37,7 @@ from wireroom_common.principal import Principal
 
 PERMISSION = "llm:invoke"
 _NOT_OF_THE_REQUEST = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.RATE_LIMITED})
+_FIRST_LINES = {"insufficient_quota": OUT_OF_BUDGET, NOT_ALLOWED: NOT_READABLE}
 
 
 class CompleteChat:
@@ -121,7 +123,7 @@ class CompleteChat:
                 answer = self._rendering.kept(kept, run)
             elif route.candidates and route.grounding is None:
                 try:
-                    answer = await forward(request, self._generator.bound(_plan(request, route), run), run)
+                    answer = await forward(request, self._writer(request, route, run), run)
                 except WireroomError as error:
                     quotes = await self._quotes_instead(request, route, error)
                     if quotes is None:
@@ -203,6 +205,7 @@ class CompleteChat:
                     tokens_in=tokens_in,
                     tokens_out=tokens_out,
                     remarks=dict(run.remarks),
+                    terms=[list(names) for names in run.terms.written()],
                 )
                 await self._cache.keep(slot, answer)
 
@@ -253,7 +256,7 @@ class CompleteChat:
             return
         begun = False
         try:
-            async with aclosing(forward_stream(request, self._generator.bound(_plan(request, route), run), run)) as chunks:
+            async with aclosing(forward_stream(request, self._writer(request, route, run), run)) as chunks:
                 async for part in chunks:
                     begun = True
                     yield part
@@ -276,7 +279,7 @@ class CompleteChat:
     def generated(self, request: ChatRequest, route: Route, run: Run, begun: Begun | None = None) -> AsyncGenerator[Item, None]:
         """An answer that a provider writes from sources or in the name of an assistant, after what was begun of it."""
         grounding = route.grounding or Grounding()
-        provider = self._generator.bound(_plan(request, route), run, "".join(begun.pieces) if begun is not None else "")
+        provider = self._writer(request, route, run, "".join(begun.pieces) if begun is not None else "")
         if route.assistant is not None and self._assisting is not None:
             owner = (run.generation.tenant_id, run.generation.user_id)
             return self._assisting.pieces(request, grounding, route.assistant, provider, owner=owner, begun=begun)
@@ -284,7 +287,12 @@ class CompleteChat:
 
     def forwarded(self, request: ChatRequest, route: Route, run: Run, written: str) -> AsyncGenerator[list[bytes], None]:
         """The chunks of a provider's answer after `written`."""
-        return forward_stream(request, self._generator.bound(_plan(request, route), run, written), run)
+        return forward_stream(request, self._writer(request, route, run, written), run)
+
+    def _writer(self, request: ChatRequest, route: Route, run: Run, written: str = "") -> Writer:
+        """Who may write the answer: of the route's candidates those that may be told what stands in the messages."""
+        plan = Plan(route.candidates, route.strategy, fallback=request.fallback)
+        return self._generator.bound(plan, run, written).reading(request.terms)
 
     def disclaimer(self, route: Route) -> list[Piece]:
         """What is appended to the answer."""
@@ -327,9 +335,10 @@ class CompleteChat:
     async def _quotes_instead(self, request: ChatRequest, route: Route, error: WireroomError) -> list[Item] | None:
         """Quotes that answer the request in place of a provider that could not; None when there are none or they are not wanted."""
         wanted = self._degrade is Degrade.ALWAYS or (self._degrade is Degrade.GROUNDED and route.grounding is not None)
-        if error.kind not in _NOT_OF_THE_REQUEST or not (wanted and request.fallback and request.can_be_quoted()):
+        instead = error.kind in _NOT_OF_THE_REQUEST or error.code in _FIRST_LINES
+        if not (instead and wanted and request.fallback and request.can_be_quoted()):
             return None
-        first_line = OUT_OF_BUDGET if error.code == "insufficient_quota" else NO_PROVIDER
+        first_line = _FIRST_LINES.get(error.code, NO_PROVIDER)
         try:
             quotes = [item async for item in self.quotes(request, route, first_line)]
         except WireroomError:
@@ -345,10 +354,6 @@ async def _each(
         yield item
 
 
-def _plan(request: ChatRequest, route: Route) -> Plan:
-    return Plan(route.candidates, route.strategy, fallback=request.fallback)
-
-
 def _info(run: Run) -> Info:
     return Info(
         completion_id=run.completion_id,
@@ -360,6 +365,7 @@ def _info(run: Run) -> Info:
         cost_micros=run.micros(),
         budget_remaining_micros=run.remaining_micros,
         retrieval=run.retrieval.value,
+        source_terms=run.terms.written(),
     )
 
 

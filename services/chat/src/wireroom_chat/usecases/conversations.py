@@ -135,6 +135,7 @@ class SessionAnswers:
             answer_mode=outcome.answer_mode if outcome.status == "completed" else "",
             tokens_in=outcome.tokens_in,
             tokens_out=outcome.tokens_out,
+            terms=outcome.terms,
         )
         await self._turns.finish(generation.tenant_id, message_id, answer, self._clock.now())
         self._running.remove(message_id)
@@ -263,7 +264,7 @@ class Conversations:
             turn.model, conversation(persona.instructions if persona else "", summary, told, message), grounding, stream=stream
         )
         search = search_query(message, earlier, self._terms)
-        return request if search == message else replace(request, search=search)
+        return replace(request, search="" if search == message else search, terms=turn.terms)
 
     async def _remembered(self, principal: Principal, turn: Turn, said: list[Message]) -> tuple[str, list[Message]]:
         """The summary and the messages that go with the question."""
@@ -280,7 +281,7 @@ class Conversations:
         model = self._limits.summary_model or self._default_generator(principal.tenant())
         if not model:
             return None
-        request = replace(_parsed(model, summary_prompt(turn.summary, old), None, stream=False), fallback=True)
+        request = replace(_parsed(model, summary_prompt(turn.summary, old), None, stream=False), fallback=True, terms=turn.terms)
         try:
             body, _ = await self._completing.answer(principal, request, Origin(SUMMARY_ORIGIN, str(turn.session.id)))
             summary = str(orjson.loads(body)["choices"][0]["message"].get("content") or "").strip()

@@ -11,14 +11,15 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wireroom_chat.domain.continuation import Seam, can_continue, continuation_body
 from wireroom_chat.domain.providers import Candidate, Strategy
 from wireroom_chat.domain.routing import NotCalledError, ProviderError
+from wireroom_chat.domain.source_terms import SourceTerms, not_allowed
 from wireroom_chat.domain.token_estimate import answer_texts, answer_tokens, text_tokens
-from wireroom_chat.ports.providers import ChatProvider, LeftBeforeCallError, ProviderDirectory, ProviderHealth
+from wireroom_chat.ports.providers import LeftBeforeCallError, ProviderDirectory, ProviderHealth, Writer
 from wireroom_chat.usecases.run import Attempt, BudgetSpent, Run
 from wireroom_common.errors import ErrorKind, WireroomError
 
@@ -39,6 +40,16 @@ class Plan:
     candidates: tuple[Candidate, ...]
     strategy: Strategy = Strategy.ORDERED
     fallback: bool = True
+
+    def reading(self, terms: SourceTerms) -> Plan:
+        """Of those who may receive texts under these terms; FORBIDDEN `collection_provider_not_allowed` when nobody may.
+
+        Who may not is neither first choice nor fallback, and continues nothing.
+        """
+        allowed = tuple(candidate for candidate in self.candidates if terms.allow(candidate.model))
+        if self.candidates and not allowed:
+            raise not_allowed()
+        return replace(self, candidates=allowed)
 
 
 @dataclass(frozen=True)
@@ -242,7 +253,7 @@ class _Answer:
         return True
 
 
-class BoundGenerator(ChatProvider):
+class BoundGenerator(Writer):
     """The generator as one provider: for use cases that need no more than an answer."""
 
     def __init__(self, generator: Generator, plan: Plan, run: Run, written: str) -> None:
@@ -250,6 +261,11 @@ class BoundGenerator(ChatProvider):
         self._plan = plan
         self._run = run
         self._written = written
+
+    def reading(self, terms: SourceTerms) -> BoundGenerator:
+        plan = self._plan.reading(terms)
+        self._run.terms = SourceTerms.union((self._run.terms, terms))
+        return BoundGenerator(self._generator, plan, self._run, self._written)
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         return await self._generator.complete(self._plan, body, self._run)

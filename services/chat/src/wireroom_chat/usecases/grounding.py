@@ -15,9 +15,10 @@ from wireroom_chat.domain.missing import missing_terms, told
 from wireroom_chat.domain.passages import Citation, Passage
 from wireroom_chat.domain.prompt import grounded_messages, leaks
 from wireroom_chat.domain.request import ChatRequest, Grounding, GroundingMode
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
 from wireroom_chat.domain.terms import Terms
 from wireroom_chat.domain.verification import SentenceBuffer, evidence_quotes
-from wireroom_chat.ports.providers import ChatProvider
+from wireroom_chat.ports.providers import ChatProvider, Writer
 from wireroom_chat.ports.retrieval import Retrieval
 from wireroom_chat.usecases.begun import in_order, shown_before
 from wireroom_chat.usecases.checking import Checking, SentenceChecker
@@ -55,7 +56,7 @@ class GroundedAnswer:
         self._hosts = hosts
 
     async def pieces(
-        self, request: ChatRequest, grounding: Grounding, provider: ChatProvider, begun: Begun | None = None
+        self, request: ChatRequest, grounding: Grounding, provider: Writer, begun: Begun | None = None
     ) -> AsyncGenerator[Searched | AnswerMode | Piece | Ending, None]:
         """What was searched, the mode, then the pieces, then the ending.
 
@@ -67,8 +68,9 @@ class GroundedAnswer:
         found, passages, evidence = await self._grounds(question, grounding, begun)
         checker = SentenceChecker(self._checking, evidence, grounding)
         sources = tuple(passage.id for passage in passages) if evidence else ()
+        terms = SourceTerms.union(passage.terms for passage in passages) if evidence else ANY
         before = await shown_before(begun, sources, checker.check)
-        yield Searched(found.retrieval, sources, before)
+        yield Searched(found.retrieval, sources, before, terms)
         missing = missing_terms(question, found.passages, self._terms)
         if not evidence and strict:
             yield AnswerMode.ABSTAINED
@@ -77,6 +79,7 @@ class GroundedAnswer:
             return
         messages: Sequence[Mapping[str, Any]] = request.messages
         nonce = secrets.token_hex(8)
+        writer = provider.reading(terms)
         if evidence:
             messages = grounded_messages(request, passages, grounding.mode, nonce)
         guard = LinkGuard(self._hosts)
@@ -87,7 +90,7 @@ class GroundedAnswer:
             yield AnswerMode.GENERATED
         ending = Ending()
         show = _Shown(guard, checker, nonce)
-        async with aclosing(show.pieces(_sentences(provider, _body(request, messages)))) as items:
+        async with aclosing(show.pieces(_sentences(writer, _body(request, messages)))) as items:
             async for item in items:
                 if isinstance(item, Ending):
                     ending = item

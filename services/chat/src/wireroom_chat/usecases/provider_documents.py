@@ -95,7 +95,7 @@ class ModelDocument(Strict):
             raise ValueError("write output_micros beside input_micros")
         return self
 
-    def model(self, provider: str, name: str) -> ProviderModel:
+    def model(self, provider: str, name: str, *, local: bool = False) -> ProviderModel:
         """The model as the rest of the service knows it."""
         price = None
         if self.input_micros is not None:
@@ -108,6 +108,7 @@ class ModelDocument(Strict):
             context_tokens=self.context_tokens,
             max_output_tokens=self.max_output_tokens,
             prefill=self.prefill,
+            local=local,
             purposes=purposes,
         )
 
@@ -153,6 +154,8 @@ class ProviderDocument(Strict):
     models: dict[_ModelName, Annotated[ModelDocument, BeforeValidator(_model_entry)]] = Field(min_length=1, max_length=MAX_MODELS)
     timeouts: TimeoutsDocument = Field(default_factory=lambda: TimeoutsDocument.model_validate({}))
     enabled: bool = True
+    # Texts of collections that name `local` may go to it.
+    local: bool = False
 
     @field_validator("preset")
     @classmethod

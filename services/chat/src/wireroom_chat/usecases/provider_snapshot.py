@@ -39,6 +39,7 @@ class ConfiguredProvider:
     preset: str = ""
     enabled: bool = True
     problem: str = ""
+    local: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
 
 from wireroom_chat.domain.answer import AnswerMode, Ending, Piece, Searched
+from wireroom_chat.domain.closest import closest
 from wireroom_chat.domain.extractive import QuoteSelector
 from wireroom_chat.domain.intent import needs_generation
 from wireroom_chat.domain.lengths import Lengths
 from wireroom_chat.domain.links import LinkGuard
 from wireroom_chat.domain.missing import told
 from wireroom_chat.domain.passages import Citation
-from wireroom_chat.domain.request import MAX_SEARCH, ChatRequest, Grounding
+from wireroom_chat.domain.request import MAX_SEARCH, ChatRequest, Grounding, GroundingMode
+from wireroom_chat.domain.source_terms import SourceTerms
 from wireroom_chat.domain.support import Check
 from wireroom_chat.ports.retrieval import Retrieval
 from wireroom_chat.usecases.searching import Search
@@ -24,6 +26,10 @@ NO_PROVIDER = (
 )
 OUT_OF_BUDGET = (
     "Extractive answer \u2013 the budget for language models is spent; the sentences below are quoted from the sources."
+)
+NOT_READABLE = (
+    "Extractive answer \u2013 the collections of the sources let no provider of this model read them; the sentences below are quoted from"
+    " the sources."
 )
 ABSTENTION = "The sources hold no passage that answers this question."
 GENERATION_NEEDED = (
@@ -54,12 +60,16 @@ class QuotedAnswer:
             return
         sought = request.search_text()
         found = await self._search.find(sought, grounding)
-        yield Searched(found.retrieval)
+        yield Searched(found.retrieval, terms=SourceTerms.union(passage.terms for passage in found.passages))
         quotes, missing = self._selector.answer(sought, found.passages, question if request.search else "")
         citations = [citation for citation in await self._retrieval.verify(quotes) if citation is not None]
         if not citations:
             yield AnswerMode.ABSTAINED
-            for item in _fitting(lengths, [Piece(f"{first_line}\n\n"), Piece(told(ABSTENTION, missing))], missing):
+            pieces = [Piece(f"{first_line}\n\n"), Piece(told(ABSTENTION, missing))]
+            if grounding.mode is GroundingMode.ASSIST and not self._selector.is_weak(sought, found.passages):
+                guard = LinkGuard(self._hosts)
+                pieces += [Piece(f" {guard.feed(closest(found.passages))}{guard.rest()}".rstrip())]
+            for item in _fitting(lengths, pieces, missing):
                 yield item
             return
         yield AnswerMode.EXTRACTIVE

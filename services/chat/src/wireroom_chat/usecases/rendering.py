@@ -9,6 +9,7 @@ from wireroom_chat.domain.answer import AnswerMode, AnswerText, Ending, Piece, S
 from wireroom_chat.domain.checkpoint import Written
 from wireroom_chat.domain.passages import Span
 from wireroom_chat.domain.request import ChatRequest
+from wireroom_chat.domain.source_terms import SourceTerms
 from wireroom_chat.domain.terms import count_tokens
 from wireroom_chat.domain.wire import (
     EXTRACTIVE_FINGERPRINT,
@@ -206,11 +207,13 @@ def _writer(request: ChatRequest, run: Run) -> ChunkWriter:
 
 def _note_search(searched: Searched, run: Run) -> None:
     run.retrieval, run.sources = searched.retrieval, searched.sources
+    run.terms = SourceTerms.union((run.terms, searched.terms))
 
 
 def _take_over(kept: KeptAnswer, run: Run) -> None:
     run.first_token()
     run.mode = AnswerMode(kept.mode)
+    run.terms = SourceTerms.read(kept.terms)
     run.message = kept.message
     run.annotations = kept.message.get("annotations") or ()
     run.citation_list = kept.citations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
@@ -14,9 +14,11 @@ import orjson
 import structlog
 
 from wireroom_chat.domain.frames import End, Frame, Info
+from wireroom_chat.domain.request import ChatRequest
 from wireroom_chat.domain.response_events import Event, ResponseBuilder
 from wireroom_chat.domain.response_items import MAX_ITEMS
 from wireroom_chat.domain.responses import ResponseRequest, parse_response_request, previous_not_found
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.ports.responses import Owner, ResponseStore, StoredResponse
 from wireroom_chat.usecases.completing import PERMISSION, CompleteChat
@@ -88,9 +90,10 @@ class Respond:
     async def create(self, principal: Principal, body: bytes) -> tuple[bytes, Info]:
         """The response object as JSON."""
         draft = await self._draft(principal, body, new_id())
-        chat = draft.request.chat_request(draft.history, stream=False)
+        chat = draft.chat_request(stream=False)
         answer, info = await self._completing.answer(principal, chat, Origin("response", draft.builder.id))
         draft.builder.take(orjson.loads(answer))
+        draft.note(info)
         response = draft.builder.finished(self._clock.now().timestamp())
         return await self._keep(draft, response), info
 
@@ -100,7 +103,7 @@ class Respond:
         Errors before the first event are raised, later ones are events, unless another replica goes on: UNAVAILABLE `stream_moved`.
         """
         draft = await self._draft(principal, body, new_id())
-        chat = draft.request.chat_request(draft.history, stream=True)
+        chat = draft.chat_request(stream=True)
         frames = self._completing.answer_stream(principal, chat, Origin("response", draft.builder.id), grace=0)
         async with aclosing(self._told_or_kept(draft, frames)) as parts:
             async for part in parts:
@@ -170,7 +173,10 @@ class Respond:
                             yield event
                     elif isinstance(part, End):
                         ending.failure = _failure(part)
-                    elif not begun:
+                    else:
+                        draft.note(part)
+                        if begun:
+                            continue
                         begun = True
                         yield part
                         for event in draft.builder.opening():
@@ -206,17 +212,18 @@ class Respond:
         principal.require(PERMISSION)
         request = parse_response_request(body, new_name)
         history: list[Mapping[str, Any]] = []
+        terms = ANY
         if request.previous_id:
-            history = await self._history(principal, request)
+            history, terms = await self._history(principal, request)
         created = _time_of(identity)
         names = _Names(identity)
         builder = ResponseBuilder(
             request, response_id=f"{_PREFIX}{identity.hex}", created=created.timestamp(), new_name=names.next
         )
-        return _Draft(_owner(principal), identity, created, request, history, builder)
+        return _Draft(_owner(principal), identity, created, request, history, builder, terms)
 
-    async def _history(self, principal: Principal, request: ResponseRequest) -> list[Mapping[str, Any]]:
-        """The items of the conversation so far; INVALID when a part of it is not there any more."""
+    async def _history(self, principal: Principal, request: ResponseRequest) -> tuple[list[Mapping[str, Any]], SourceTerms]:
+        """The items of the conversation so far, and the terms of its sources; INVALID when a part of it is not there any more."""
         previous = _identity(request.previous_id)
         turns = await self._store.conversation(_owner(principal), previous) if previous else []
         if not turns or turns[0].previous_id is not None:
@@ -231,7 +238,7 @@ class Respond:
                 f"The conversation has more than {MAX_ITEMS} items. Begin a new one.",
                 field="previous_response_id",
             )
-        return items
+        return items, SourceTerms.union(turn.terms for turn in turns)
 
     async def _stored(self, principal: Principal, name: str) -> StoredResponse:
         principal.require(PERMISSION)
@@ -271,6 +278,7 @@ class Respond:
                     created_at=draft.created_at,
                     items=items,
                     response=rendered,
+                    terms=draft.terms,
                 ),
                 final=final,
             )
@@ -297,8 +305,18 @@ class _Draft:
     request: ResponseRequest
     history: Sequence[Mapping[str, Any]]
     builder: ResponseBuilder
+    # Of the sources of the history and, as far as it is known, of the answer.
+    terms: SourceTerms
     # Whether its end has been written, or is being written.
     kept: bool = False
+
+    def chat_request(self, *, stream: bool) -> ChatRequest:
+        """The request for its answer."""
+        return replace(self.request.chat_request(self.history, stream=stream), terms=self.terms)
+
+    def note(self, info: Info) -> None:
+        """What the answer comes from so far."""
+        self.terms = SourceTerms.union((self.terms, SourceTerms.read(info.source_terms)))
 
 
 @dataclass

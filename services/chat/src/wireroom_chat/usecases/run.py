@@ -16,6 +16,7 @@ from wireroom_chat.domain.budgets import NO_LIMIT
 from wireroom_chat.domain.passages import Span
 from wireroom_chat.domain.pricing import LIMITS, Pricing, longest_answer
 from wireroom_chat.domain.providers import Candidate, Price, ProviderModel
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
 from wireroom_chat.domain.token_estimate import request_tokens, text_tokens
 from wireroom_chat.domain.wire import usage_object
 from wireroom_chat.metrics import ChatMetrics
@@ -105,6 +106,8 @@ class Run:
     # What the answer lacks.
     remarks: Mapping[str, Any] = field(default_factory=dict)
     finish_reason: str = ""
+    # Of all sources that the answer may come from.
+    terms: SourceTerms = ANY
     # Whether somebody waits for the whole answer: then its text is kept.
     kept: bool = False
     _first_token_after: float = -1.0
@@ -260,6 +263,7 @@ class Run:
             tokens_out=settlement.tokens_out,
             micros=settlement.micros,
             error_code=settlement.error_code,
+            terms=self.terms,
         )
 
     async def _reserve(self, micros: int, *, going_on: bool) -> None:

@@ -14,7 +14,7 @@ from wireroom_chat.domain.frames import Info
 from wireroom_chat.domain.request import ChatRequest
 from wireroom_chat.ports.providers import ProviderDirectory
 from wireroom_chat.usecases.grounding import ABSTENTION
-from wireroom_chat.usecases.quoting import FIRST_LINE, NO_PROVIDER, OUT_OF_BUDGET
+from wireroom_chat.usecases.quoting import FIRST_LINE, NO_PROVIDER, NOT_READABLE, OUT_OF_BUDGET
 from wireroom_chat.usecases.rendering import Item, Rendering
 from wireroom_chat.usecases.run import Run, Runs
 from wireroom_chat.usecases.stream_opening import Opening, Part, lost
@@ -144,7 +144,7 @@ class TakingUp:
             raise lost() from None
 
     def _again(self, request: ChatRequest, route: Route, text: str, run: Run) -> AsyncGenerator[Item, None]:
-        line = next((line for line in (FIRST_LINE, NO_PROVIDER, OUT_OF_BUDGET) if text.startswith(line)), None)
+        line = next((line for line in (FIRST_LINE, NO_PROVIDER, NOT_READABLE, OUT_OF_BUDGET) if text.startswith(line)), None)
         if line is not None or not route.candidates:
             return self._answering.quotes(request, route, line or FIRST_LINE)
         if text.startswith(ABSTENTION):

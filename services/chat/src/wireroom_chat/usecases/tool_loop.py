@@ -20,7 +20,8 @@ import structlog
 from wireroom_chat.domain.answer import Ending, ToolEvent
 from wireroom_chat.domain.assistants import Limits
 from wireroom_chat.domain.passages import Passage
-from wireroom_chat.ports.providers import ChatProvider
+from wireroom_chat.domain.source_terms import ANY, SourceTerms
+from wireroom_chat.ports.providers import Writer
 from wireroom_chat.tools.contract import Tool, ToolCaller, ToolResult
 from wireroom_common.errors import WireroomError, invalid
 
@@ -35,9 +36,11 @@ log = structlog.get_logger()
 
 @dataclass
 class PromptState:
-    """Whether the prompt holds untrusted text by now."""
+    """Whether the prompt holds untrusted text by now, and who may receive it."""
 
     tainted: bool = False
+    # Of the passages in it.
+    terms: SourceTerms = ANY
 
 
 @dataclass
@@ -83,7 +86,7 @@ class ToolLoop:
         self._present = present
         self.called: set[str] = set()
 
-    async def run(self, provider: ChatProvider, body: Mapping[str, Any]) -> AsyncGenerator[str | ToolEvent | Ending, None]:
+    async def run(self, provider: Writer, body: Mapping[str, Any]) -> AsyncGenerator[str | ToolEvent | Ending, None]:
         """Text as it comes, an event when a tool is called and when it has ended, then the ending."""
         messages: list[Mapping[str, Any]] = list(body["messages"])
         definitions = [_definition(self._allowed[name]) for name in sorted(self._allowed)]
@@ -95,7 +98,8 @@ class ToolLoop:
             calls: dict[int, _Call] = {}
             reason = "stop"
             text: list[str] = []
-            async with aclosing(provider.stream(asked)) as chunks:
+            # What tools found stays with those who may read it.
+            async with aclosing(provider.reading(self._state.terms).stream(asked)) as chunks:
                 async for chunk in chunks:
                     for choice in chunk["choices"][:1]:
                         content = choice["delta"].get("content")

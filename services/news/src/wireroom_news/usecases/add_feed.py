@@ -17,6 +17,7 @@ from wireroom_news.domain.urls import UrlRefusedError, feed_url
 from wireroom_news.fetching.failures import FeedError
 from wireroom_news.settings import NewsSettings
 from wireroom_news.storage import audit_trail, feeds
+from wireroom_news.storage.erasure import refuse_erased
 from wireroom_news.storage.feeds import FeedRow, FetchRecord
 from wireroom_news.usecases.article_lists import ArticleLists
 from wireroom_news.usecases.ingest import ingest
@@ -85,6 +86,7 @@ class AddFeed:
         tenant_id = feed.tenant_id
         async with self._database.tenant(tenant_id) as connection:
             await feeds.lock_tenant(connection, tenant_id)
+            await refuse_erased(connection, tenant_id)
             existing = await feeds.find(connection, tenant_id, url=feed.url)
             if existing is not None:
                 return Added(existing, 0)

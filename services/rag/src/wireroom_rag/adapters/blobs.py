@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -33,7 +35,6 @@ _FRAME = 1 << 20
 _PART = 1 << 20
 # S3 takes no smaller parts but the last.
 _S3_PART = 5 << 20
-_LISTED = 500
 # How obstore calls a file in a folder while it is written.
 _UNFINISHED = re.compile(r"#\d+$")
 
@@ -61,7 +62,12 @@ class ObjectBlobs:
     @classmethod
     def in_folder(cls, folder: Path, clock: Clock) -> ObjectBlobs:
         """A store in a folder of the file system; blobs appear whole or not at all."""
-        return cls(LocalStore(folder, mkdir=True), clock, folder=folder)
+        try:
+            return cls(LocalStore(folder, mkdir=True), clock, folder=folder)
+        except (BaseError, OSError) as error:
+            raise OperatorError(
+                f"The folder for files, '{folder}' (see WIREROOM_RAG_BLOBS), cannot be used: {_short(error)}"
+            ) from None
 
     @classmethod
     def at(cls, url: str, default: Path, clock: Clock, access: BucketAccess) -> ObjectBlobs:
@@ -72,7 +78,10 @@ class ObjectBlobs:
         if parts.scheme == "file" and parts.path:
             return cls.in_folder(Path(unquote(parts.path)), clock)
         if parts.scheme == "s3" and parts.netloc:
-            return cls(_bucket(url, access), clock, part=_S3_PART)
+            try:
+                return cls(bucket(url, access), clock, part=_S3_PART)
+            except (BaseError, ValueError) as error:
+                raise OperatorError(f"WIREROOM_RAG_BLOBS is '{url}', which cannot be used: {_short(error)}") from None
         raise OperatorError(f"WIREROOM_RAG_BLOBS is '{url}', but must be empty, file:///folder or s3://bucket/prefix.")
 
     async def write(self, key: str, data: AsyncIterator[bytes]) -> None:
@@ -111,22 +120,33 @@ class ObjectBlobs:
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             with contextlib.suppress(FileNotFoundError), _translated():
-                await obstore.delete_async(self._store, key)
+                if self._folder is not None and _UNFINISHED.search(key):
+                    # The library does not show these.
+                    await asyncio.to_thread((self._folder / key).unlink)
+                else:
+                    await obstore.delete_async(self._store, key)
 
-    async def older_than(self, age: timedelta) -> AsyncIterator[list[str]]:
+    async def older_than(self, age: timedelta, *, prefix: str = "", after: str = "", limit: int = 500) -> tuple[list[str], str]:
         before = self._clock.now() - age
+        if self._folder is not None:
+            found = await asyncio.to_thread(_next_files, self._folder, prefix, after, limit)
+        else:
+            found = await self._listed(prefix, after, limit)
+        position = found[-1][0] if len(found) == limit else ""
+        return [key for key, modified in found if modified < before], position
+
+    async def _listed(self, prefix: str, after: str, limit: int) -> list[tuple[str, datetime]]:
+        found: list[tuple[str, datetime]] = []
         with _translated():
-            async for listed in obstore.list(self._store, chunk_size=_LISTED):
-                yield [entry["path"] for entry in listed if entry["last_modified"] < before]
-
-    async def remove_unfinished(self, age: timedelta) -> int:
-        """Delete what uploads that were cut off left in a folder; how many there were. A bucket needs a life-cycle rule for that."""
-        if self._folder is None:
-            return 0
-        return await asyncio.to_thread(_remove_unfinished, self._folder, self._clock.now() - age)
+            async for listed in obstore.list(self._store, prefix.rstrip("/") or None, offset=after or None, chunk_size=limit):
+                found += [(entry["path"], entry["last_modified"]) for entry in listed]
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
 
-def _bucket(url: str, access: BucketAccess) -> S3Store:
+def bucket(url: str, access: BucketAccess) -> S3Store:
+    """The bucket and prefix of an `s3://` address."""
     timeout = timedelta(seconds=access.timeout)
     config: S3Config = {}
     if access.endpoint:
@@ -181,18 +201,38 @@ def _translated() -> Iterator[None]:
         raise _away() from error
 
 
+def _short(error: Exception) -> str:
+    """The first line of what the library says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
 def _away() -> WireroomError:
     return WireroomError(
         ErrorKind.UNAVAILABLE, "storage_unavailable", "The storage of files does not answer; try again shortly.", retry_after=5
     )
 
 
-def _remove_unfinished(folder: Path, before: datetime) -> int:
-    count = 0
-    for path in folder.rglob("*#*"):
-        if _UNFINISHED.search(path.name):
+def _next_files(folder: Path, prefix: str, after: str, limit: int) -> list[tuple[str, datetime]]:
+    """Files in the order of their paths' parts, so that only folders that are not yet behind `after` are read."""
+    names = [name for name in prefix.split("/") if name]
+    behind = after.split("/")[len(names) :] if after else []
+    files = itertools.islice(_files(folder.joinpath(*names), "".join(f"{name}/" for name in names), behind), limit)
+    return list(files)
+
+
+def _files(folder: Path, prefix: str, behind: Sequence[str]) -> Iterator[tuple[str, datetime]]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except FileNotFoundError:
+        return
+    first = behind[0] if behind else ""
+    for name, is_folder in names:
+        if name < first or (name == first and not is_folder):
+            continue
+        if is_folder:
+            yield from _files(folder / name, f"{prefix}{name}/", behind[1:] if name == first else ())
+        else:
+            # It may have been deleted meanwhile.
             with contextlib.suppress(FileNotFoundError):
-                if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
-                    path.unlink()
-                    count += 1
-    return count
+                yield f"{prefix}{name}", datetime.fromtimestamp((folder / name).stat().st_mtime, UTC)

@@ -16,6 +16,7 @@ _CONNECT_SECONDS = 5.0
 _RETRY_SECONDS = 5.0
 _LONGEST_ANSWER = 4096
 _LONGEST_NAME = 200
+_PORTS = 65_536
 
 
 class ClamdScanner:
@@ -25,7 +26,8 @@ class ClamdScanner:
         self._address = address
         self._timeout = timeout
         self._slots = asyncio.Semaphore(at_once)
-        if not address.startswith("/") and not address.rpartition(":")[2].isdigit():
+        host, _, port = address.rpartition(":")
+        if not address.startswith("/") and not (host and port.isascii() and port.isdigit() and 0 < int(port[:6]) < _PORTS):
             raise OperatorError(f"WIREROOM_RAG_CLAMD is '{address}', but must be host:port or the path of a Unix socket.")
 
     async def scan(self, data: AsyncIterator[bytes]) -> str:

@@ -18,7 +18,9 @@ from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters import audit_trail
 from wireroom_rag.adapters.collection_locks import VISIBLE, lock_for_change, viewer, visible_owner
 from wireroom_rag.adapters.connections import scoped, state_readers
+from wireroom_rag.adapters.erased_owners import refuse_erased
 from wireroom_rag.adapters.membership_sql import fill
+from wireroom_rag.adapters.provider_terms_sql import IndexReceivers
 from wireroom_rag.adapters.readers_sql import lock_members, reread_for
 from wireroom_rag.domain.collection import (
     Collection,
@@ -29,13 +31,14 @@ from wireroom_rag.domain.collection import (
     Visibility,
     require_change,
 )
+from wireroom_rag.domain.provider_terms import ANY
 from wireroom_rag.domain.quota import Quotas
 from wireroom_rag.domain.scope import Scope
 
 T = TypeVar("T")
 _COLLECTIONS = """
     SELECT c.id, c.owner_id, c.name, c.description, c.visibility, CAST(c.metadata AS text) AS metadata, c.created_at, c.updated_at,
-           COALESCE(c.expires_days, 0) AS expires_days, c.last_active_at, members.*
+           COALESCE(c.expires_days, 0) AS expires_days, c.last_active_at, c.providers, members.*
       FROM (SELECT c.* FROM collections c WHERE {condition}) c
      CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE v.state NOT IN ('indexed', 'rejected', 'failed')) AS pending,
@@ -74,19 +77,22 @@ def cut(rows: Sequence[T], page: IdPage) -> tuple[Sequence[T], bool]:
 class CollectionStore:
     """Implements the port."""
 
-    def __init__(self, database: Database, quotas: Quotas | None = None) -> None:
+    def __init__(self, database: Database, quotas: Quotas | None = None, receivers: IndexReceivers | None = None) -> None:
         self._database = database
         self._quotas = quotas or Quotas()
+        self._receivers = receivers or IndexReceivers({}, "")
 
     async def create(self, scope: Scope, new: NewCollection, document_ids: Sequence[UUID]) -> Collection:
         """A collection of the caller, with its first members."""
         collection_id = new_id()
         async with scoped(self._database, scope) as connection:
+            await refuse_erased(connection, scope.tenant_id, scope.user_id)
+            await self._receivers.require_for_collection(connection, scope.tenant_id, new.providers)
             await connection.execute(
                 text(
-                    "INSERT INTO collections (tenant_id, id, owner_id, name, description, visibility, metadata, expires_days)"
+                    "INSERT INTO collections (tenant_id, id, owner_id, name, description, visibility, metadata, expires_days, providers)"
                     " VALUES (:tenant_id, :id, :owner_id, :name, :description, :visibility, CAST(:metadata AS jsonb),"
-                    " NULLIF(CAST(:expires_days AS integer), 0))"
+                    " NULLIF(CAST(:expires_days AS integer), 0), CAST(:providers AS text[]))"
                 ),
                 {
                     "tenant_id": scope.tenant_id,
@@ -97,6 +103,7 @@ class CollectionStore:
                     "visibility": new.visibility.value,
                     "metadata": stored(new.metadata),
                     "expires_days": new.expires_days,
+                    "providers": list(new.providers),
                 },
             )
             if document_ids:
@@ -128,6 +135,7 @@ class CollectionStore:
         async with scoped(self._database, scope) as connection:
             await lock_for_change(connection, scope, collection_id)
             before = await self._found(connection, scope, collection_id)
+            await self._receivers.require_for_collection(connection, scope.tenant_id, change.providers or ())
             rereads = change.visibility is not None and change.visibility is not before.visibility
             members = await lock_members(connection, scope.tenant_id, collection_id) if rereads else []
             await connection.execute(
@@ -135,6 +143,7 @@ class CollectionStore:
                     "UPDATE collections SET name = COALESCE(:name, name), description = COALESCE(:description, description),"
                     " visibility = COALESCE(:visibility, visibility), metadata = COALESCE(CAST(:metadata AS jsonb), metadata),"
                     " expires_days = NULLIF(COALESCE(CAST(:expires_days AS integer), expires_days), 0),"
+                    " providers = COALESCE(CAST(:providers AS text[]), providers),"
                     " acl_version = acl_version + :rereads, updated_at = now(), last_active_at = now()"
                     " WHERE tenant_id = :tenant_id AND id = :id"
                 ),
@@ -147,6 +156,7 @@ class CollectionStore:
                     "metadata": stored(change.metadata) if change.metadata is not None else None,
                     "rereads": int(rereads),
                     "expires_days": change.expires_days,
+                    "providers": list(change.providers) if change.providers is not None else None,
                 },
             )
             await reread_for(connection, scope.tenant_id, collection_id, members)
@@ -161,6 +171,7 @@ class CollectionStore:
                 "collection.updated",
                 visibility=after.visibility.value,
                 visibility_before=before.visibility.value,
+                **_told_providers(before, after),
             )
             return after
 
@@ -253,4 +264,12 @@ def _collection(row: Row[Any]) -> Collection:
         size=row.size,
         expires_days=row.expires_days,
         last_active_at=row.last_active_at,
+        providers=tuple(row.providers),
     )
+
+
+def _told_providers(before: Collection, after: Collection) -> dict[str, str]:
+    """For the audit, where they changed."""
+    if before.providers == after.providers:
+        return {}
+    return {"providers": ",".join(after.providers) or ANY, "providers_before": ",".join(before.providers) or ANY}

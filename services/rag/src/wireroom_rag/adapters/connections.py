@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from uuid import UUID
 
@@ -17,9 +18,11 @@ _SEPARATOR = "\x1f"
 _WORKER = "worker"
 
 
-def scoped(database: Database, scope: Scope) -> AbstractAsyncContextManager[AsyncConnection]:
-    """One transaction that sees what the caller may read."""
-    return database.tenant(scope.tenant_id, {READERS_SETTING: _stated(scope)})
+def scoped(
+    database: Database, scope: Scope, settings: Mapping[str, str] | None = None
+) -> AbstractAsyncContextManager[AsyncConnection]:
+    """One transaction that sees what the caller may read. `settings` of the server that end with it go along."""
+    return database.tenant(scope.tenant_id, {**(settings or {}), READERS_SETTING: _stated(scope)})
 
 
 def worker(database: Database, tenant_id: UUID) -> AbstractAsyncContextManager[AsyncConnection]:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_common.db import Database
-from wireroom_common.errors import not_found
+from wireroom_common.errors import ErrorKind, WireroomError, not_found
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters import audit_trail
@@ -123,7 +123,20 @@ class DeletionStore:
                 await _count(connection, tombstone, row.erasure_id, row.kind)
             # A chunk that was written since then would be lost to the statistics.
             await remove_chunks(connection, tombstone.tenant_id, [tombstone.document_id])
+            await _require_no_vectors(connection, tombstone)
             await connection.execute(text(f"DELETE FROM documents WHERE {_GONE}"), values)  # noqa: S608 - a constant of this file
+
+
+async def _require_no_vectors(connection: AsyncConnection, tombstone: Tombstone) -> None:
+    """In another store; a document's row is what a receipt waits for. They go with the next run."""
+    left = await connection.execute(
+        text("SELECT 1 FROM vector_removals WHERE tenant_id = :tenant_id AND document_id = :id LIMIT 1"),
+        {"tenant_id": tombstone.tenant_id, "id": tombstone.document_id},
+    )
+    if left.one_or_none() is not None:
+        raise WireroomError(
+            ErrorKind.UNAVAILABLE, "vectors_left", "Vectors of the document have to be removed first.", retry_after=1
+        )
 
 
 async def told(connection: AsyncConnection, tenant_id: UUID, document_id: UUID, actor: str, **details: str) -> None:

@@ -14,9 +14,9 @@ from wireroom_common.ids import new_id
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters.access_sql import change_access
-from wireroom_rag.adapters.collection_locks import lock_for_members
 from wireroom_rag.adapters.connections import scoped
-from wireroom_rag.adapters.membership_sql import fill, require_room_for, require_room_in
+from wireroom_rag.adapters.erased_owners import refuse_erased
+from wireroom_rag.adapters.membership_sql import fill, lock_filled, require_room_for, require_room_in
 from wireroom_rag.domain.access import Access
 from wireroom_rag.domain.document import Document, Placement, State, StoredFile
 from wireroom_rag.domain.quota import Quotas
@@ -70,8 +70,8 @@ class DocumentStore:
         """
         placement = placement or Placement()
         async with scoped(self._database, scope) as connection:
-            if placement.collection_id is not None:
-                await lock_for_members(connection, scope, placement.collection_id)
+            await refuse_erased(connection, scope.tenant_id, scope.user_id)
+            collections = await lock_filled(connection, scope, file.name, placement.collection_id)
             names = {"tenant_id": scope.tenant_id, "owner_id": scope.user_id, "name": file.name}
             await connection.execute(
                 text(
@@ -99,8 +99,8 @@ class DocumentStore:
                 return _existing(current), False
             await self._add_version(connection, scope, document_id, current.version + 1 if current else 1, file)
             await require_room_for(connection, scope, self._quotas)
-            if placement.collection_id is not None:
-                await require_room_in(connection, scope.tenant_id, placement.collection_id, self._quotas)
+            for collection_id in collections:
+                await require_room_in(connection, scope.tenant_id, collection_id, self._quotas)
             return _existing(await self._find(connection, scope.tenant_id, document_id)), True
 
     def _access_of(self, placement: Placement) -> Access:

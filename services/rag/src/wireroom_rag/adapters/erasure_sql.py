@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -17,23 +16,45 @@ from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters import audit_trail
 from wireroom_rag.adapters.connections import as_worker, worker
 from wireroom_rag.adapters.deletion_sql import bury
+from wireroom_rag.adapters.erased_owners import is_erased, lock_additions
 from wireroom_rag.adapters.kept_vectors_sql import forget_vectors
 from wireroom_rag.adapters.readers_sql import reread
+from wireroom_rag.adapters.transfer_sql import transfer_shared
 from wireroom_rag.domain.access import user_token
 from wireroom_rag.domain.erasure import Erased, OpenErasure, Receipt, Signer, receipt_of
 
-_COUNTS = ("documents", "versions", "chunks", "blobs", "bytes", "collections", "grants", "articles")
+_COUNTS = ("documents", "versions", "chunks", "blobs", "bytes", "collections", "grants", "articles", "transferred")
 
 
-async def begin_erasure(connection: AsyncConnection, tenant_id: UUID, erasure_id: UUID, user_id: UUID | None) -> None:
-    """Tombstones for everything of the user (None: of the tenant); its collections and grants go at once."""
+async def begin_erasure(
+    connection: AsyncConnection, tenant_id: UUID, erasure_id: UUID, user_id: UUID | None, transfer_to: UUID | None = None
+) -> None:
+    """Tombstones for everything of the user (None: of the tenant); its collections and grants go at once.
+
+    What others read goes to `transfer_to` instead, unless that user is erased, too. Asked again after its completion, it is told again.
+    """
     await as_worker(connection)
-    values: dict[str, Any] = {"tenant_id": tenant_id, "id": erasure_id, "user_id": user_id}
+    await lock_additions(connection, tenant_id)
+    heir = transfer_to
+    if user_id is None or heir is None or await is_erased(connection, tenant_id, heir):
+        heir = None
+    values: dict[str, Any] = {"tenant_id": tenant_id, "id": erasure_id, "user_id": user_id, "transfer_to": heir}
     begun = await connection.execute(
-        text("INSERT INTO erasures (tenant_id, id, user_id) VALUES (:tenant_id, :id, :user_id) ON CONFLICT DO NOTHING"), values
+        text(
+            "INSERT INTO erasures (tenant_id, id, user_id, transfer_to) VALUES (:tenant_id, :id, :user_id, :transfer_to)"
+            " ON CONFLICT DO NOTHING"
+        ),
+        values,
     )
     if not begun.rowcount:
+        await _tell_again(connection, tenant_id, erasure_id)
         return
+    if user_id is not None and heir is not None:
+        moved = await transfer_shared(connection, tenant_id, user_id, heir)
+        await connection.execute(
+            text("UPDATE erasures SET transferred = :count WHERE tenant_id = :tenant_id AND id = :id"),
+            {**values, "count": moved.documents + moved.collections},
+        )
     owned = "" if user_id is None else " AND owner_id = :user_id"
     # In the order of every other change: collections before documents.
     affected = await _drop_collections(connection, tenant_id, values, owned)
@@ -79,6 +100,8 @@ async def _drop_collections(connection: AsyncConnection, tenant_id: UUID, values
         text("DELETE FROM collections WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS uuid[]))"),
         {"tenant_id": tenant_id, "ids": dropped},
     )
+    # Those in collections of others.
+    await connection.execute(text(f"DELETE FROM file_batches WHERE tenant_id = :tenant_id{owned}"), values)  # noqa: S608 - constants
     for collection_id in dropped:
         event = events_pb2.RagCollectionDeleted(collection_id=str(collection_id))
         await emit(connection, event, tenant_id=tenant_id, subject=str(collection_id), effect=False)
@@ -144,7 +167,7 @@ class ErasureStore:
             return [OpenErasure(row.tenant_id, row.id) for row in rows]
 
     async def complete(self, erasure: OpenErasure, signer: Signer) -> Receipt | None:
-        """Write the receipt and tell of it, once; None when that was done."""
+        """Write the receipt and tell of it, once; None when that was done, or something is left after all."""
         values = {"tenant_id": erasure.tenant_id, "id": erasure.id}
         async with worker(self._database, erasure.tenant_id) as connection:
             row = (
@@ -156,7 +179,7 @@ class ErasureStore:
                     values,
                 )
             ).one_or_none()
-            if row is None:
+            if row is None or (row.user_id is None and await _vectors_left(connection, erasure.tenant_id)):
                 return None
             items = (
                 await connection.execute(
@@ -178,22 +201,14 @@ class ErasureStore:
                     "public_key": receipt.public_key,
                 },
             )
-            digest = hashlib.sha256(receipt.content.encode()).hexdigest()
-            done = events_pb2.PrivacyErasurePartDone(
-                erasure_id=str(erasure.id),
-                part="rag",
-                counts={name: getattr(row, name) for name in _COUNTS},
-                receipt_sha256=digest,
-                signature=receipt.signature,
-            )
-            await emit(connection, done, tenant_id=erasure.tenant_id, subject=str(erasure.id))
+            await _tell(connection, erasure.tenant_id, receipt, {name: getattr(row, name) for name in _COUNTS})
             await audit_trail.record(
                 connection,
                 "erasure.completed",
                 tenant_id=erasure.tenant_id,
                 subject=str(erasure.id),
                 actor="rag",
-                receipt_sha256=digest,
+                receipt_sha256=receipt.sha256(),
             )
             return receipt
 
@@ -219,6 +234,37 @@ class ErasureStore:
                 )
             ).one_or_none()
         return _receipt(row) if row is not None else None
+
+
+async def _vectors_left(connection: AsyncConnection, tenant_id: UUID) -> bool:
+    """In another store; of documents that were deleted before, too."""
+    left = await connection.execute(
+        text("SELECT 1 FROM vector_removals WHERE tenant_id = :tenant_id LIMIT 1"), {"tenant_id": tenant_id}
+    )
+    return left.one_or_none() is not None
+
+
+async def _tell(connection: AsyncConnection, tenant_id: UUID, receipt: Receipt, counts: dict[str, int]) -> None:
+    done = events_pb2.PrivacyErasurePartDone(
+        erasure_id=str(receipt.id),
+        part="rag",
+        counts=counts,
+        receipt_sha256=receipt.sha256(),
+        signature=receipt.signature,
+        public_key=receipt.public_key,
+    )
+    await emit(connection, done, tenant_id=tenant_id, subject=str(receipt.id))
+
+
+async def _tell_again(connection: AsyncConnection, tenant_id: UUID, erasure_id: UUID) -> None:
+    row = (
+        await connection.execute(
+            text("SELECT * FROM erasures WHERE tenant_id = :tenant_id AND id = :id AND completed_at IS NOT NULL"),
+            {"tenant_id": tenant_id, "id": erasure_id},
+        )
+    ).one_or_none()
+    if row is not None:
+        await _tell(connection, tenant_id, _receipt(row), {name: getattr(row, name) for name in _COUNTS})
 
 
 def _signed(row: Row[Any], items: Sequence[str], completed: datetime, signer: Signer) -> Receipt:

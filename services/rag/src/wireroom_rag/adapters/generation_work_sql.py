@@ -11,24 +11,40 @@ from wireroom_common.db import Database
 from wireroom_common.ids import new_id
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
+from wireroom_rag.adapters.chunk_rows_sql import lock_statistics
 from wireroom_rag.adapters.connections import worker
 from wireroom_rag.adapters.generations_sql import GENERATION_COLUMNS, INDEXED_DOCUMENTS, generation_of
 from wireroom_rag.domain.document import ExtractedText, LeaseLostError, VersionKey
-from wireroom_rag.domain.generation import GenerationState, Task
+from wireroom_rag.domain.generation import POSTGRESQL, GenerationState, Task
+from wireroom_rag.ports.vectors import VectorIndex, not_set_up
 
-# Their postings go with them, so this is some ten thousand rows.
-_DROPPED_AT_ONCE = 500
+_DROPPED_AT_ONCE = 2_000
+_DROP_BLOCKS = """
+DELETE FROM posting_blocks WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM posting_blocks WHERE tenant_id = :tenant_id AND generation = :number LIMIT :limit))
+"""
+_DROP_STEMS = """
+DELETE FROM indexed_stems WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM indexed_stems WHERE tenant_id = :tenant_id AND generation = :number LIMIT :limit))
+"""
+_DROP_CHUNKS = """
+DELETE FROM chunks c USING (
+    SELECT id FROM chunks WHERE tenant_id = :tenant_id AND generation = :number LIMIT :limit FOR UPDATE SKIP LOCKED) part
+ WHERE c.tenant_id = :tenant_id AND c.id = part.id
+"""
+_ANY_CHUNK = "SELECT 1 FROM chunks WHERE tenant_id = :tenant_id AND generation = :number LIMIT 1"
 _MISSING = f"""SELECT d.id, v.version {INDEXED_DOCUMENTS}
    AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.tenant_id = v.tenant_id AND c.document_id = v.document_id
                       AND c.version = v.version AND c.generation = :number)"""  # noqa: S608 - constants of this package
 
 
 class GenerationJobs:
-    """Implements `GenerationQueue` and `GenerationWork`. All times are the database's."""
+    """Implements `GenerationQueue` and `GenerationWork`. All times are the database's. `outside` has vectors of generations that say so."""
 
-    def __init__(self, database: Database, *, lease_seconds: float) -> None:
+    def __init__(self, database: Database, *, lease_seconds: float, outside: VectorIndex | None = None) -> None:
         self._database = database
         self._lease_seconds = lease_seconds
+        self._outside = outside
 
     async def claim(self) -> Task | None:
         """Lease the work that is due for the longest time."""
@@ -174,15 +190,22 @@ class GenerationJobs:
         """Delete a bounded part of a generation that is not read any more; False once nothing was left."""
         values = {"tenant_id": task.tenant_id, "number": task.generation.number, "limit": _DROPPED_AT_ONCE}
         async with worker(self._database, task.tenant_id) as connection:
-            dropped = await connection.execute(
-                text(
-                    "DELETE FROM chunks c USING (SELECT id FROM chunks WHERE tenant_id = :tenant_id AND generation = :number"
-                    " LIMIT :limit) part WHERE c.tenant_id = :tenant_id AND c.id = part.id"
-                ),
-                values,
-            )
-            if dropped.rowcount:
+            # Words before texts: when a document goes meanwhile, its stems are where its chunks are, or gone already.
+            await lock_statistics(connection, task.tenant_id, task.generation.number)
+            blocks = await connection.execute(text(_DROP_BLOCKS), values)
+            stems = await connection.execute(text(_DROP_STEMS), values)
+            if blocks.rowcount or stems.rowcount:
                 return True
+        async with worker(self._database, task.tenant_id) as connection:
+            dropped = await connection.execute(text(_DROP_CHUNKS), values)
+            # What others have locked is deleted by them, or the next time.
+            if dropped.rowcount or (await connection.execute(text(_ANY_CHUNK), values)).one_or_none() is not None:
+                return True
+        if task.generation.store != POSTGRESQL:
+            if self._outside is None:
+                raise not_set_up()
+            await self._outside.drop(task.tenant_id, task.generation)
+        async with worker(self._database, task.tenant_id) as connection:
             await connection.execute(
                 text("DELETE FROM index_statistics WHERE tenant_id = :tenant_id AND generation = :number"), values
             )

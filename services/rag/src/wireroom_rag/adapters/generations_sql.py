@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +17,12 @@ from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters import audit_trail
 from wireroom_rag.adapters.connections import worker
-from wireroom_rag.domain.generation import Blueprint, Generation, GenerationState, GenerationStatus
+from wireroom_rag.adapters.provider_terms_sql import IndexReceivers
+from wireroom_rag.domain.generation import POSTGRESQL, Blueprint, Generation, GenerationState, GenerationStatus
 from wireroom_rag.domain.scope import Scope
+from wireroom_rag.ports.vector_upkeep import VectorTables
 
-GENERATION_COLUMNS = "number, model, dimension, chunker, state"
+GENERATION_COLUMNS = "number, model, dimension, chunker, state, store"
 _SHOWN = 20
 # Documents that are served and have something to find.
 INDEXED_DOCUMENTS = """
@@ -30,7 +34,7 @@ INDEXED_DOCUMENTS = """
 
 def generation_of(row: Row[Any]) -> Generation:
     """The generation of a row with `GENERATION_COLUMNS`."""
-    return Generation(row.number, Blueprint(row.model, row.dimension, row.chunker), GenerationState(row.state))
+    return Generation(row.number, Blueprint(row.model, row.dimension, row.chunker), GenerationState(row.state), row.store)
 
 
 async def lock_live(connection: AsyncConnection, tenant_id: UUID) -> dict[int, Generation]:
@@ -45,12 +49,30 @@ async def lock_live(connection: AsyncConnection, tenant_id: UUID) -> dict[int, G
     return {row.number: generation_of(row) for row in rows}
 
 
-class GenerationStore:
-    """Implements `ServingGeneration`, `LiveGenerations` and `GenerationControl`; new tenants begin with `default`."""
+@dataclass
+class _Begun:
+    name: str
+    used: bool = False
 
-    def __init__(self, database: Database, default: Blueprint) -> None:
+
+class GenerationStore:
+    """Implements `ServingGeneration`, `LiveGenerations` and `GenerationControl`.
+
+    New tenants begin with `default`. Vectors of generations that begin go into `tables`; None: into PostgreSQL.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        default: Blueprint,
+        *,
+        tables: VectorTables | None = None,
+        receivers: IndexReceivers | None = None,
+    ) -> None:
         self._database = database
         self._default = default
+        self._tables = tables
+        self._receivers = receivers or IndexReceivers({}, "")
 
     async def serving(self, tenant_id: UUID) -> Generation | None:
         """None while nothing was ever indexed."""
@@ -67,15 +89,17 @@ class GenerationStore:
         """The serving one, made when there is none, and behind it the one that is being built, if one is."""
         async with worker(self._database, tenant_id) as connection:
             found = await self._live(connection, tenant_id)
-            if not found:
+        if not found:
+            async with self._begun(tenant_id, self._default) as store, worker(self._database, tenant_id) as connection:
                 await connection.execute(
                     text(
-                        "INSERT INTO generations (tenant_id, number, model, dimension, chunker, state, switched_at)"
-                        " VALUES (:tenant_id, 1, :model, :dimension, :chunker, 'serving', now()) ON CONFLICT DO NOTHING"
+                        "INSERT INTO generations (tenant_id, number, model, dimension, chunker, store, state, switched_at)"
+                        " VALUES (:tenant_id, 1, :model, :dimension, :chunker, :store, 'serving', now()) ON CONFLICT DO NOTHING"
                     ),
-                    {"tenant_id": tenant_id, **_values(self._default)},
+                    {"tenant_id": tenant_id, "store": store.name, **_values(self._default)},
                 )
                 found = await self._live(connection, tenant_id)
+                store.used = any(generation.store == store.name for generation in found)
         return sorted(found, key=lambda generation: generation.state is GenerationState.BUILDING)
 
     async def statuses(self, scope: Scope) -> Sequence[GenerationStatus]:
@@ -114,18 +138,19 @@ class GenerationStore:
     async def start(self, scope: Scope, blueprint: Blueprint) -> Generation:
         """Begin to build one. CONFLICT while another is being built."""
         await self.live(scope.tenant_id)
-        async with worker(self._database, scope.tenant_id) as connection:
+        async with self._begun(scope.tenant_id, blueprint) as store, worker(self._database, scope.tenant_id) as connection:
+            await self._receivers.require_for_index(connection, scope.tenant_id, blueprint.model)
             row = (
                 await connection.execute(
                     text(
                         f"""
-                        INSERT INTO generations (tenant_id, number, model, dimension, chunker, state)
-                        SELECT :tenant_id, max(number) + 1, :model, :dimension, :chunker, 'building'
+                        INSERT INTO generations (tenant_id, number, model, dimension, chunker, store, state)
+                        SELECT :tenant_id, max(number) + 1, :model, :dimension, :chunker, :store, 'building'
                           FROM generations WHERE tenant_id = :tenant_id
                         ON CONFLICT DO NOTHING RETURNING {GENERATION_COLUMNS}
                         """  # noqa: S608 - constants of this package
                     ),
-                    {"tenant_id": scope.tenant_id, **_values(blueprint)},
+                    {"tenant_id": scope.tenant_id, "store": store.name, **_values(blueprint)},
                 )
             ).one_or_none()
             if row is None:
@@ -134,6 +159,7 @@ class GenerationStore:
                     "generation_building",
                     "The index is being rebuilt already. Wait until that is done, or abort it first.",
                 )
+            store.used = True
             generation = generation_of(row)
             event = events_pb2.RagGenerationStarted(
                 generation=generation.number, model=blueprint.model, dimension=blueprint.dimension, chunker=blueprint.chunker
@@ -160,6 +186,19 @@ class GenerationStore:
             generation = generation_of(row)
             await self._audit(connection, scope, "index.rebuild_aborted", generation)
             return generation
+
+    @asynccontextmanager
+    async def _begun(self, tenant_id: UUID, blueprint: Blueprint) -> AsyncIterator[_Begun]:
+        """Room for the vectors of a generation, given up again unless it is used."""
+        if self._tables is None:
+            yield _Begun(POSTGRESQL)
+            return
+        begun = _Begun(await self._tables.begin(tenant_id, blueprint.dimension))
+        try:
+            yield begun
+        finally:
+            if not begun.used:
+                await self._tables.abandon(begun.name)
 
     async def _live(self, connection: AsyncConnection, tenant_id: UUID) -> list[Generation]:
         rows = await connection.execute(

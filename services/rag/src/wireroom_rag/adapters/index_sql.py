@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,34 +16,34 @@ from wireroom_common.db import Database
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
+from wireroom_rag.adapters.chunk_rows_sql import ChunkRow, Removed, Written, delete_rows, draw_ids, settle, write_rows
 from wireroom_rag.adapters.connections import worker
 from wireroom_rag.adapters.generations_sql import lock_live
-from wireroom_rag.domain.document import Chunk
-from wireroom_rag.domain.generation import Generation, GenerationState
-from wireroom_rag.domain.passage import BuiltText, IndexEntry, Vectors
+from wireroom_rag.adapters.vector_removals_sql import hold_documents, not_written, note_writing, written
+from wireroom_rag.domain.generation import POSTGRESQL, Generation, GenerationState
+from wireroom_rag.domain.passage import BuiltText, IndexEntry
 from wireroom_rag.domain.scope import SourceKind
+from wireroom_rag.ports.vectors import NewVectors, VectorIndex, not_set_up
 
-# Chunks of one statement: a long document must meet neither the statement's time limit nor hold up the event loop.
-_SLICE = 200
+# Generation, document, version.
+_Key = tuple[int, UUID, int]
 
 
-@dataclass(frozen=True)
-class _Row:
-    document_id: UUID
-    version: int
-    kind: SourceKind
-    published_at: datetime | None
-    chunk: Chunk
-    vector: Vectors
-    terms: Counter[str]
-    title_terms: Counter[str]
+@dataclass
+class Reserved:
+    """Ids of chunks whose vectors were written to another store, and the note by which they go again unless it is `used`."""
+
+    note: UUID
+    ids: Sequence[int]
+    used: bool = False
 
 
 class IndexWriter:
-    """Puts versions into the index."""
+    """Puts versions into the index. `outside` takes the vectors of generations that say so, before the transaction begins."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, outside: VectorIndex | None = None) -> None:
         self._database = database
+        self._outside = outside
 
     async def write(self, tenant_id: UUID, entries: Sequence[IndexEntry]) -> int:
         """Serve these versions from now on, and not the ones before; how many were written.
@@ -50,7 +51,12 @@ class IndexWriter:
         A version whose lease is lost is left alone. One that is older than what is served is marked as superseded. UNAVAILABLE when
         another generation serves by now than those that there are vectors for; one that is being built may be left out.
         """
-        async with worker(self._database, tenant_id) as connection:
+        made = {
+            (number, entry.job.key.document_id, entry.job.key.version): _rows(entry, number)
+            for entry in entries
+            for number in entry.made
+        }
+        async with self._outside_first(tenant_id, made) as ids, worker(self._database, tenant_id) as connection:
             served = await _lock(connection, tenant_id, [entry.job.key.document_id for entry in entries])
             held = await _held(connection, tenant_id, entries)
             live = [
@@ -66,66 +72,141 @@ class IndexWriter:
             if newer:
                 generations = await lock_live(connection, tenant_id)
                 _require_serving(generations, newer)
-                await remove_chunks(connection, tenant_id, [entry.job.key.document_id for entry in newer])
-                for generation in generations.values():
-                    await _insert(connection, tenant_id, generation, _rows(newer, generation))
+                removed = await delete_rows(connection, tenant_id, [entry.job.key.document_id for entry in newer])
+                written = [
+                    await self._write(
+                        connection,
+                        tenant_id,
+                        generation,
+                        {
+                            key: made[key]
+                            for entry in newer
+                            if (key := (generation.number, entry.job.key.document_id, entry.job.key.version)) in made
+                        },
+                        ids,
+                    )
+                    for generation in generations.values()
+                ]
+                await settle(connection, tenant_id, removed, written)
                 await _finish(connection, tenant_id, newer)
             return len(newer)
 
     async def add(self, tenant_id: UUID, generation: Generation, built: BuiltText) -> None:
         """Put a served version into a generation that is being built; nothing happens when either is no longer so, or it is there."""
         async with worker(self._database, tenant_id) as connection:
+            facts = await _facts(connection, tenant_id, generation, built)
+        if facts is None:
+            return
+        key = (generation.number, built.document_id, built.version)
+        made = {
+            key: [
+                ChunkRow(built.document_id, built.version, SourceKind(facts[0]), facts[1], *each)
+                for each in zip(built.chunks, built.vectors, built.terms, built.title_terms, strict=True)
+            ]
+        }
+        async with self._outside_first(tenant_id, made) as ids, worker(self._database, tenant_id) as connection:
             served = await _lock(connection, tenant_id, [built.document_id])
             live = await lock_live(connection, tenant_id)
             if served.get(built.document_id) != built.version or generation.number not in live:
                 return
-            values = {"tenant_id": tenant_id, "id": built.document_id, "version": built.version, "number": generation.number}
-            facts = (
-                await connection.execute(
-                    text(
-                        """
-                        SELECT kind, published_at FROM document_versions v
-                         WHERE tenant_id = :tenant_id AND document_id = :id AND version = :version
-                           AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.tenant_id = v.tenant_id AND c.document_id = v.document_id
-                                              AND c.version = v.version AND c.generation = :number)
-                        """
-                    ),
-                    values,
-                )
-            ).one_or_none()
-            if facts is None:
+            if await _facts(connection, tenant_id, generation, built) is None:
                 return
-            rows = [
-                _Row(
-                    document_id=built.document_id,
-                    version=built.version,
-                    kind=SourceKind(facts.kind),
-                    published_at=facts.published_at,
-                    chunk=chunk,
-                    vector=vector,
-                    terms=terms,
-                    title_terms=title_terms,
-                )
-                for chunk, vector, terms, title_terms in zip(
-                    built.chunks, built.vectors, built.terms, built.title_terms, strict=True
-                )
-            ]
-            await _insert(connection, tenant_id, generation, rows)
+            written = await self._write(connection, tenant_id, live[generation.number], made, ids)
+            await settle(connection, tenant_id, Removed({}, {}), [written])
+
+    @asynccontextmanager
+    async def _outside_first(
+        self, tenant_id: UUID, made: Mapping[_Key, Sequence[ChunkRow]]
+    ) -> AsyncIterator[Mapping[_Key, Reserved]]:
+        """Vectors of generations in another store, under ids that their rows get in the body; those that get none go again."""
+        reserved: dict[_Key, Reserved] = {}
+        if self._outside is None:
+            yield reserved
+            return
+        async with worker(self._database, tenant_id) as connection:
+            live = await lock_live(connection, tenant_id)
+            outside = {key: rows for key, rows in made.items() if rows and key[0] in live and live[key[0]].store != POSTGRESQL}
+            there = await hold_documents(connection, tenant_id, {document_id for _, document_id, _ in outside})
+            for key, rows in outside.items():
+                if key[1] in there:
+                    ids = await draw_ids(connection, len(rows))
+                    reserved[key] = Reserved(await note_writing(connection, tenant_id, key[0], key[1], ids), ids)
+        try:
+            for key, each in reserved.items():
+                await self._outside.add(tenant_id, live[key[0]], _new_vectors(each.ids, made[key]))
+            yield reserved
+        finally:
+            # If this fails, or the process ends before it, they go a while later.
+            unused = [each.note for each in reserved.values() if not each.used]
+            if unused:
+                async with worker(self._database, tenant_id) as connection:
+                    await not_written(connection, tenant_id, unused)
+
+    async def _write(
+        self,
+        connection: AsyncConnection,
+        tenant_id: UUID,
+        generation: Generation,
+        made: Mapping[_Key, Sequence[ChunkRow]],
+        reserved: Mapping[_Key, Reserved],
+    ) -> Written:
+        rows = [row for own in made.values() for row in own]
+        if generation.store == POSTGRESQL:
+            return await write_rows(connection, tenant_id, generation, rows, await draw_ids(connection, len(rows)))
+        written_to = {key: reserved[key] for key, own in made.items() if own and key in reserved}
+        if len(written_to) < sum(1 for own in made.values() if own):
+            raise not_set_up()
+        if not await written(connection, tenant_id, [each.note for each in written_to.values()]):
+            raise _too_late()
+        for each in written_to.values():
+            each.used = True
+        return await write_rows(
+            connection,
+            tenant_id,
+            generation,
+            rows,
+            [chunk_id for key, own in made.items() if own for chunk_id in reserved[key].ids],
+        )
 
 
 async def remove_chunks(connection: AsyncConnection, tenant_id: UUID, document_ids: Sequence[UUID]) -> None:
     """Take documents out of the index and out of the statistics; the caller holds their rows' locks."""
-    removed = await connection.execute(
-        text(
-            "WITH gone AS (DELETE FROM chunks WHERE tenant_id = :tenant_id AND document_id = ANY(CAST(:ids AS uuid[]))"
-            " RETURNING generation, terms, title_terms)"
-            " SELECT generation, count(*) AS chunks, sum(terms) AS terms, sum(title_terms) AS title_terms"
-            " FROM gone GROUP BY generation ORDER BY generation"
-        ),
-        {"tenant_id": tenant_id, "ids": list(document_ids)},
+    await settle(connection, tenant_id, await delete_rows(connection, tenant_id, document_ids))
+
+
+def _too_late() -> WireroomError:
+    return WireroomError(
+        ErrorKind.UNAVAILABLE, "vectors_written_too_slowly", "Writing the vectors took too long; it is done again.", retry_after=1
     )
-    for row in removed.all():
-        await _count(connection, tenant_id, row.generation, chunks=-row.chunks, terms=-row.terms, title_terms=-row.title_terms)
+
+
+def _new_vectors(ids: Sequence[int], rows: Sequence[ChunkRow]) -> NewVectors:
+    return NewVectors(
+        ids,
+        [row.document_id for row in rows],
+        [row.kind for row in rows],
+        [row.published_at for row in rows],
+        np.vstack([row.vector for row in rows]),
+    )
+
+
+async def _facts(
+    connection: AsyncConnection, tenant_id: UUID, generation: Generation, built: BuiltText
+) -> tuple[str, datetime | None] | None:
+    """Kind and date of a version that does not stand in the generation yet."""
+    found = await connection.execute(
+        text(
+            """
+            SELECT kind, published_at FROM document_versions v
+             WHERE tenant_id = :tenant_id AND document_id = :id AND version = :version
+               AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.tenant_id = v.tenant_id AND c.document_id = v.document_id
+                                  AND c.version = v.version AND c.generation = :number)
+            """
+        ),
+        {"tenant_id": tenant_id, "id": built.document_id, "version": built.version, "number": generation.number},
+    )
+    row = found.one_or_none()
+    return None if row is None else (row.kind, row.published_at)
 
 
 async def _lock(connection: AsyncConnection, tenant_id: UUID, document_ids: Sequence[UUID]) -> dict[UUID, int | None]:
@@ -201,9 +282,9 @@ async def _supersede(connection: AsyncConnection, entry: IndexEntry) -> None:
     )
 
 
-def _require_serving(generations: dict[int, Generation], entries: Sequence[IndexEntry]) -> None:
+def _require_serving(generations: Mapping[int, Generation], entries: Sequence[IndexEntry]) -> None:
     serving = next((number for number, found in generations.items() if found.state is GenerationState.SERVING), None)
-    if serving is None or any(serving not in entry.vectors for entry in entries):
+    if serving is None or any(serving not in entry.made for entry in entries):
         raise WireroomError(
             ErrorKind.UNAVAILABLE,
             "generation_switched",
@@ -212,99 +293,12 @@ def _require_serving(generations: dict[int, Generation], entries: Sequence[Index
         )
 
 
-def _rows(entries: Sequence[IndexEntry], generation: Generation) -> list[_Row]:
+def _rows(entry: IndexEntry, generation: int) -> list[ChunkRow]:
+    made = entry.made[generation]
     return [
-        _Row(
-            document_id=entry.job.key.document_id,
-            version=entry.job.key.version,
-            kind=entry.job.kind,
-            published_at=entry.job.published_at,
-            chunk=chunk,
-            vector=vector,
-            terms=terms,
-            title_terms=title_terms,
-        )
-        for entry in entries
-        if generation.number in entry.vectors
-        for chunk, vector, terms, title_terms in zip(
-            entry.chunks, entry.vectors[generation.number], entry.terms, entry.title_terms, strict=True
-        )
+        ChunkRow(entry.job.key.document_id, entry.job.key.version, entry.job.kind, entry.job.published_at, *each)
+        for each in zip(made.chunks, made.vectors, made.terms, made.title_terms, strict=True)
     ]
-
-
-async def _insert(connection: AsyncConnection, tenant_id: UUID, generation: Generation, rows: Sequence[_Row]) -> None:
-    for first in range(0, len(rows), _SLICE):
-        await _insert_slice(connection, tenant_id, generation, rows[first : first + _SLICE])
-    if rows:
-        body, title = sum(row.terms.total() for row in rows), sum(row.title_terms.total() for row in rows)
-        await _count(connection, tenant_id, generation.number, chunks=len(rows), terms=body, title_terms=title)
-
-
-async def _insert_slice(connection: AsyncConnection, tenant_id: UUID, generation: Generation, rows: Sequence[_Row]) -> None:
-    inserted = await connection.execute(
-        text(
-            """
-            INSERT INTO chunks (tenant_id, document_id, version, kind, published_at, page, start_at, end_at, content, terms, embedding,
-                                title_terms, generation, dimension)
-            SELECT :tenant_id, document_id, version, kind, published_at, page, start_at, end_at, content, terms, CAST(vector AS halfvec),
-                   title_terms, :generation, :dimension
-              FROM unnest(CAST(:document_ids AS uuid[]), CAST(:versions AS integer[]), CAST(:kinds AS text[]),
-                          CAST(:published AS timestamptz[]), CAST(:pages AS integer[]), CAST(:starts AS integer[]),
-                          CAST(:ends AS integer[]), CAST(:contents AS text[]), CAST(:terms AS integer[]), CAST(:vectors AS text[]),
-                          CAST(:title_terms AS integer[]))
-                AS new (document_id, version, kind, published_at, page, start_at, end_at, content, terms, vector, title_terms)
-            RETURNING id, document_id, start_at
-            """
-        ),
-        {
-            "tenant_id": tenant_id,
-            "generation": generation.number,
-            "dimension": generation.blueprint.dimension,
-            "document_ids": [row.document_id for row in rows],
-            "versions": [row.version for row in rows],
-            "kinds": [row.kind.value for row in rows],
-            "published": [row.published_at for row in rows],
-            "pages": [row.chunk.page for row in rows],
-            "starts": [row.chunk.start for row in rows],
-            "ends": [row.chunk.end for row in rows],
-            "contents": [row.chunk.text for row in rows],
-            "terms": [row.terms.total() for row in rows],
-            "title_terms": [row.title_terms.total() for row in rows],
-            "vectors": [f"[{','.join(f'{value:.5g}' for value in row.vector.tolist())}]" for row in rows],
-        },
-    )
-    ids = {(row.document_id, row.start_at): row.id for row in inserted}
-    postings = [
-        (
-            stem,
-            ids[row.document_id, row.chunk.start],
-            row.terms[stem],
-            row.terms.total(),
-            row.title_terms[stem],
-            row.title_terms.total(),
-        )
-        for row in rows
-        for stem in row.terms.keys() | row.title_terms.keys()
-    ]
-    await connection.execute(
-        text(
-            "INSERT INTO postings (tenant_id, generation, stem, chunk_id, tf, terms, title_tf, title_terms)"
-            " SELECT :tenant_id, :generation, stem, chunk_id, tf, terms, title_tf, title_terms"
-            " FROM unnest(CAST(:stems AS text[]), CAST(:chunk_ids AS bigint[]), CAST(:counts AS integer[]), CAST(:lengths AS integer[]),"
-            " CAST(:title_counts AS integer[]), CAST(:title_lengths AS integer[]))"
-            " AS new (stem, chunk_id, tf, terms, title_tf, title_terms)"
-        ),
-        {
-            "tenant_id": tenant_id,
-            "generation": generation.number,
-            "stems": [posting[0] for posting in postings],
-            "chunk_ids": [posting[1] for posting in postings],
-            "counts": [posting[2] for posting in postings],
-            "lengths": [posting[3] for posting in postings],
-            "title_counts": [posting[4] for posting in postings],
-            "title_lengths": [posting[5] for posting in postings],
-        },
-    )
 
 
 async def _finish(connection: AsyncConnection, tenant_id: UUID, entries: Sequence[IndexEntry]) -> None:
@@ -341,24 +335,3 @@ async def _finish(connection: AsyncConnection, tenant_id: UUID, entries: Sequenc
             kind=row.kind,
         )
         await emit(connection, event, tenant_id=tenant_id, subject=str(row.document_id))
-
-
-async def _count(
-    connection: AsyncConnection, tenant_id: UUID, generation: int, *, chunks: int, terms: int, title_terms: int
-) -> None:
-    values = {"tenant_id": tenant_id, "generation": generation, "chunks": chunks, "terms": terms, "title_terms": title_terms}
-    # Two statements: the CHECK of an upsert would look at the (negative) difference instead of the sum.
-    await connection.execute(
-        text(
-            "INSERT INTO index_statistics (tenant_id, generation, chunks, terms, title_terms)"
-            " VALUES (:tenant_id, :generation, 0, 0, 0) ON CONFLICT DO NOTHING"
-        ),
-        values,
-    )
-    await connection.execute(
-        text(
-            "UPDATE index_statistics SET chunks = chunks + :chunks, terms = terms + :terms, title_terms = title_terms + :title_terms"
-            " WHERE tenant_id = :tenant_id AND generation = :generation"
-        ),
-        values,
-    )

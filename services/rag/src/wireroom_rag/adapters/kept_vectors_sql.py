@@ -13,6 +13,8 @@ from wireroom_common.db import Database
 
 _TEXT_BYTES = 32
 _DELETED_AT_ONCE = 5_000
+# Of one run; what is left is the next run's.
+_DELETED_IN_ALL = 1_000_000
 
 
 class KeptVectorRows:
@@ -87,14 +89,24 @@ class KeptVectorUpkeep:
 
     async def __call__(self) -> int:
         """How many went."""
+        surplus = await self._surplus()
         gone = 0
-        while number := await self._some():
+        while gone < _DELETED_IN_ALL and (number := await self._some(surplus - gone)):
             gone += number
         return gone
 
-    async def _some(self) -> int:
+    async def _surplus(self) -> int:
+        """How many are too many, up to what one run deletes: nothing that is not worth counting is counted."""
         async with self._database.system() as connection:
-            count = (await connection.execute(text("SELECT count(*) FROM kept_vectors"))).scalar_one()
+            count = await connection.execute(
+                text("SELECT count(*) FROM (SELECT 1 FROM kept_vectors OFFSET :most LIMIT :limit) AS surplus"),
+                {"most": self._most, "limit": _DELETED_IN_ALL},
+            )
+            number: int = count.scalar_one()
+            return number
+
+    async def _some(self, surplus: int) -> int:
+        async with self._database.system() as connection:
             result = await connection.execute(
                 text(
                     "WITH oldest AS (SELECT tenant_id, text_sha256, model, used_on, row_number() OVER (ORDER BY used_on) AS place"
@@ -102,7 +114,7 @@ class KeptVectorUpkeep:
                     " DELETE FROM kept_vectors k USING oldest o WHERE (o.place <= :surplus OR o.used_on < current_date - :days)"
                     " AND k.tenant_id = o.tenant_id AND k.text_sha256 = o.text_sha256 AND k.model = o.model"
                 ),
-                {"surplus": max(0, count - self._most), "limit": _DELETED_AT_ONCE, "days": self._days},
+                {"surplus": max(0, surplus), "limit": _DELETED_AT_ONCE, "days": self._days},
             )
         return result.rowcount
 

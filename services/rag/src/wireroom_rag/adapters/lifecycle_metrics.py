@@ -11,7 +11,8 @@ class LifecycleMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._orphans = Gauge(
             "wireroom_rag_orphans",
-            "Left-overs at the last sweep: documents whose deletion is not complete, files without a document.",
+            "Left-overs at the last sweep: documents whose deletion is not complete, files without a document,"
+            " vectors without a chunk.",
             ["kind"],
             registry=registry,
         )
@@ -21,7 +22,7 @@ class LifecycleMetrics:
             ["kind"],
             registry=registry,
         )
-        for kind in ("document", "file"):
+        for kind in ("document", "file", "vector"):
             self._orphans.labels(kind).set(0)
 
     def left(self, kind: str, count: int) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_common.errors import not_found
+from wireroom_rag.adapters.collection_locks import VISIBLE, lock_for_members, viewer
 from wireroom_rag.adapters.connections import as_worker
 from wireroom_rag.adapters.readers_sql import reread
 from wireroom_rag.domain.access import Access, document_not_owned
@@ -84,6 +85,36 @@ async def require_room_in(connection: AsyncConnection, tenant_id: UUID, collecti
     )
     if quota.documents or quota.bytes:
         require_room("collection", await stored_in(connection, tenant_id, collection_id), quota)
+
+
+async def lock_filled(connection: AsyncConnection, scope: Scope, name: str, into: UUID | None) -> Sequence[UUID]:
+    """Lock what the caller's document of this name is in, as far as the caller may fill it, and `into`, for `lock_for_members`.
+
+    The next version needs room in each. What others have put the document into besides does not keep its owner from changing it: it
+    counts there, and nothing more goes in. All locks in one order, and before the document's own.
+    """
+    rows = await connection.execute(
+        text(
+            f"""
+            SELECT c.id FROM collections c
+             WHERE {VISIBLE} AND (c.owner_id = :user_id OR :manages OR c.editor_grants && CAST(:readers AS text[]))
+               AND EXISTS (SELECT 1 FROM collection_documents m JOIN documents d ON d.tenant_id = m.tenant_id AND d.id = m.document_id
+                            WHERE m.tenant_id = c.tenant_id AND m.collection_id = c.id
+                              AND d.owner_id = :user_id AND d.name = :name AND d.kind = 'document' AND d.deleted_at IS NULL)
+            """  # noqa: S608 - constants
+        ),
+        {**viewer(scope), "user_id": scope.user_id, "manages": scope.manages_collections, "name": name},
+    )
+    locked: list[UUID] = []
+    for collection_id in sorted({*rows.scalars(), *([into] if into is not None else [])}):
+        if collection_id == into:
+            await lock_for_members(connection, scope, collection_id)
+        found = await connection.execute(
+            text("SELECT id FROM collections WHERE tenant_id = :tenant_id AND id = :id FOR NO KEY UPDATE"),
+            {"tenant_id": scope.tenant_id, "id": collection_id},
+        )
+        locked += found.scalars()
+    return locked
 
 
 async def stored_in(connection: AsyncConnection, tenant_id: UUID, collection_id: UUID) -> Stored:

@@ -28,7 +28,7 @@ class RetentionStore:
         async with self._database.system() as connection:
             rows = await connection.execute(
                 text(
-                    "SELECT v.tenant_id, v.document_id, v.version, v.blob_key FROM document_versions v"
+                    "SELECT v.tenant_id, v.document_id, v.version FROM document_versions v"
                     " JOIN documents d ON d.tenant_id = v.tenant_id AND d.id = v.document_id"
                     " WHERE d.kind = 'document' AND d.deleted_at IS NULL AND d.latest_version > 1"
                     "   AND v.version < d.latest_version AND v.version <> COALESCE(d.indexed_version, 0)"
@@ -38,19 +38,33 @@ class RetentionStore:
                 ),
                 {"kept": kept, "days": days, "limit": limit},
             )
-            return [OldVersion(row.tenant_id, row.document_id, row.version, row.blob_key) for row in rows]
+            return [OldVersion(row.tenant_id, row.document_id, row.version) for row in rows]
 
-    async def remove_version(self, old: OldVersion) -> None:
-        """The row, unless it came to be served meanwhile; its file has to be gone before, or nothing would know of it."""
+    async def remove_version(self, old: OldVersion) -> bool:
+        """The row, its file becoming one of the dropped; False, and nothing done, if the version came to be served meanwhile."""
+        keys = {"tenant_id": old.tenant_id, "id": old.document_id, "version": old.version}
         async with worker(self._database, old.tenant_id) as connection:
-            await connection.execute(
+            # Whoever makes a version the served one holds this row: what is read from here on stays true.
+            await connection.execute(text("SELECT 1 FROM documents WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE"), keys)
+            removed = await connection.execute(
                 text(
-                    "DELETE FROM document_versions v USING documents d WHERE v.tenant_id = :tenant_id AND v.document_id = :id"
-                    " AND v.version = :version AND d.tenant_id = v.tenant_id AND d.id = v.document_id"
-                    " AND v.version < d.latest_version AND v.version <> COALESCE(d.indexed_version, 0)"
+                    """
+                    WITH gone AS (
+                        DELETE FROM document_versions v USING documents d
+                         WHERE v.tenant_id = :tenant_id AND v.document_id = :id AND v.version = :version
+                           AND d.tenant_id = v.tenant_id AND d.id = v.document_id
+                           AND v.version < d.latest_version AND v.version <> COALESCE(d.indexed_version, 0)
+                        RETURNING v.blob_key
+                    ), dropped AS (
+                        INSERT INTO dropped_files (tenant_id, blob_key)
+                        SELECT :tenant_id, blob_key FROM gone WHERE blob_key IS NOT NULL ON CONFLICT DO NOTHING
+                    )
+                    SELECT count(*) FROM gone
+                    """
                 ),
-                {"tenant_id": old.tenant_id, "id": old.document_id, "version": old.version},
+                keys,
             )
+            return bool(removed.scalar_one())
 
     async def terms(self) -> Sequence[tuple[UUID, UUID]]:
         """Collections (tenant, id) with a term for their members."""

@@ -1,150 +1,55 @@
-"""Reading the index: dense and lexical leg, fused, in one statement."""
+"""Reading the index: what is near and what has the words, fused, and then read as rows that the caller may see.
+
+Small scopes are read whole, and words are scored in them alone; of large ones the graph and the scores of all chunks give the best, which
+are looked up from the top down until enough are visible. Nothing is computed and nobody else is called while a transaction is open.
+"""
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, text
+import structlog
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_common.clock import Clock, SystemClock
 from wireroom_common.db import Database
+from wireroom_rag.adapters import binary_rows, vectors_pg
 from wireroom_rag.adapters.connections import scoped
+from wireroom_rag.adapters.postings_sql import StemBlocks, read_blocks
+from wireroom_rag.adapters.search_scope_sql import PLANNING, Filter, Scanned, SearchScope, scan, search_scope
+from wireroom_rag.domain.bm25 import Scored, scored
 from wireroom_rag.domain.collection import Members
-from wireroom_rag.domain.generation import Generation, GenerationChangedError
-from wireroom_rag.domain.lexicon import K1, TITLE_B, TITLE_WEIGHT, B
+from wireroom_rag.domain.fusion import FIRST_PLACE, Fused, fuse
+from wireroom_rag.domain.generation import POSTGRESQL, Generation
 from wireroom_rag.domain.passage import FoundPassage, Vectors, Widened
 from wireroom_rag.domain.scope import Scope, SourceKind
+from wireroom_rag.ports.vectors import Sought, VectorIndex, not_set_up
 
-# Below this many chunks a scan is as fast as the graph, and exact; above it the graph is walked until the filter is satisfied.
+# Up to so many chunks a scan is as fast as the graph, and exact; above it the graph is walked until the filter is satisfied.
 EXACT_UP_TO = 20_000
-# What migrations made graphs for; vectors of other dimensions are always scanned.
-GRAPH_DIMENSIONS = frozenset({384, 512, 768, 1024, 1536})
-# Candidates of each leg, and the constant of reciprocal rank fusion (Cormack, Clarke, Buettcher 2009).
+# Candidates of each leg.
 _DEPTH = 100
-_RRF_K = 60
 # Today's news gains half of what the first place of a leg is worth.
-_RECENCY_WEIGHT = 0.5 / (_RRF_K + 1)
+_RECENCY_WEIGHT = 0.5 * FIRST_PLACE
+# How many are looked up at first, how many more each time, and how often a store outside is asked.
+_LOOKED_UP = 200
+_MORE = 4
+_ASKED = 3
 
-# Plans that were made for other values read whole tables, and compiling takes longer than running.
-_PLANNING = "set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
-# Little memory: with more of it, the planner would read all documents into a table to look up the few that the walk comes across.
-_WALKING = (
-    "set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '400', true),"
-    " set_config('hnsw.max_scan_tuples', '100000', true), set_config('work_mem', '64kB', true)"
-)
-_WALKED_ENOUGH = "set_config('work_mem', '16MB', true)"
-
-# The calls of `EXACT` materialise distances only: with an ORDER BY inside, the planner might take the graph after all.
-_EXACT = """
-    scan AS MATERIALIZED (
-        SELECT c.id, c.embedding <=> CAST(:vector AS halfvec) AS distance FROM chunks c WHERE {visible}
-    )"""
-# The literal dimension is what the graph's index goes by.
-_WALK = """
-SELECT c.id, CAST(c.embedding AS halfvec({dimension})) <=> CAST(:vector AS halfvec({dimension})) AS distance
-  FROM chunks c WHERE c.dimension = {dimension} AND {visible}
- ORDER BY CAST(c.embedding AS halfvec({dimension})) <=> CAST(:vector AS halfvec({dimension})) LIMIT :depth
-"""
-_WALKED = """
-    scan AS MATERIALIZED (
-        SELECT * FROM unnest(CAST(:nearest AS bigint[]), CAST(:distances AS float8[])) AS walked (id, distance)
-    )"""
-_NO_SCAN = "scan AS MATERIALIZED (SELECT CAST(NULL AS bigint) AS id, CAST(NULL AS float8) AS distance WHERE false)"
-_VISIBLE = """c.tenant_id = :tenant_id AND c.generation = :generation AND c.kind = ANY(CAST(:kinds AS text[]))
-    AND (CAST(:since AS timestamptz) IS NULL OR c.published_at IS NULL OR c.published_at >= :since)"""
-_MEMBER = """c.document_id IN (
-        SELECT m.document_id FROM collection_documents m
-         WHERE m.tenant_id = :tenant_id AND m.collection_id = ANY(CAST(:collections AS uuid[]))
-           AND m.attributes @> CAST(:attributes AS jsonb)
-           AND (CAST(:passing AS text) IS NULL OR m.attributes @@ CAST(CAST(:passing AS text) AS jsonpath)))"""
-# At most so many members are looked at: each has one chunk at least.
-_MEMBER_CHUNKS = """
-SELECT COALESCE(sum(v.chunks), 0)
-  FROM (SELECT DISTINCT m.document_id FROM collection_documents m
-         WHERE m.tenant_id = :tenant_id AND m.collection_id = ANY(CAST(:collections AS uuid[]))
-           AND m.attributes @> CAST(:attributes AS jsonb)
-           AND (CAST(:passing AS text) IS NULL OR m.attributes @@ CAST(CAST(:passing AS text) AS jsonpath)) LIMIT :most) m
-  JOIN documents d ON d.tenant_id = :tenant_id AND d.id = m.document_id
-  JOIN document_versions v ON v.tenant_id = d.tenant_id AND v.document_id = d.id AND v.version = d.indexed_version
-"""
-# What follows in the transaction is planned for its own values.
-_SERVING = f"""
-SELECT g.number, s.chunks, {_PLANNING}
-  FROM generations g
-  LEFT JOIN index_statistics s ON s.tenant_id = g.tenant_id AND s.generation = g.number
- WHERE g.tenant_id = :tenant_id AND g.state = 'serving'
-"""  # noqa: S608 - constants of this file
-_HYBRID = """
-WITH {scan},
-dense AS (
-    SELECT id, 1 - distance AS similarity, row_number() OVER (ORDER BY distance, id) AS rank
-      FROM (SELECT id, distance FROM scan ORDER BY distance, id LIMIT :depth) nearest
-),
-totals AS (
-    SELECT CAST(chunks AS float8) AS chunks, CAST(terms AS float8) / chunks AS mean_terms,
-           CAST(title_terms AS float8) / chunks AS mean_title_terms
-      FROM index_statistics WHERE tenant_id = :tenant_id AND generation = :generation AND chunks > 0
-),
-hits AS MATERIALIZED (
-    SELECT p.chunk_id, p.stem, q.weight,
-           COALESCE(p.tf / (1 - :b + :b * p.terms / NULLIF(t.mean_terms, 0)), 0) AS body,
-           COALESCE(:title_weight * p.title_tf / (1 - :title_b + :title_b * p.title_terms / NULLIF(t.mean_title_terms, 0)), 0) AS title
-      FROM unnest(CAST(:stems AS text[]), CAST(:weights AS integer[])) AS q (stem, weight)
-      CROSS JOIN totals t
-      JOIN postings p ON p.tenant_id = :tenant_id AND p.generation = :generation AND p.stem = q.stem
-),
-inverse AS (
-    SELECT stem, ln(1 + (t.chunks - count(*) + 0.5) / (count(*) + 0.5)) AS idf FROM hits, totals t GROUP BY stem, t.chunks
-),
-bm25 AS (
-    SELECT h.chunk_id AS id, sum(h.weight * i.idf * (h.body + h.title) * (:k1 + 1) / (h.body + h.title + :k1)) AS score,
-           sum(h.weight * i.idf * h.title * (:k1 + 1) / (h.body + h.title + :k1)) AS title_score
-      FROM hits h JOIN inverse i USING (stem) {only} GROUP BY h.chunk_id
-),
-lexical AS (
-    SELECT id, score, title_score, row_number() OVER (ORDER BY score DESC, id) AS rank
-      FROM ({best} ORDER BY m.score DESC, m.id LIMIT :depth) best
-),
-fused AS (
-    SELECT id, d.similarity, d.rank AS dense_rank, l.score AS bm25, l.title_score, l.rank AS lexical_rank,
-           COALESCE(1.0 / (:rrf_k + d.rank), 0) + COALESCE(1.0 / (:rrf_k + l.rank), 0) AS score
-      FROM dense d FULL JOIN lexical l USING (id)
-),
-recent AS (
-    {recent}
-),
-placed AS (
-    SELECT * FROM recent ORDER BY score + recency DESC, id LIMIT :top_k
-)
-SELECT c.id, c.document_id, c.version, c.kind, v.title, v.url, c.page, c.start_at, c.end_at, c.content, c.published_at,
-       f.score, f.recency, COALESCE(f.similarity, 0) AS similarity, COALESCE(f.dense_rank, 0) AS dense_rank,
-       COALESCE(f.bm25, 0) AS bm25, COALESCE(f.title_score, 0) AS title_score, COALESCE(f.lexical_rank, 0) AS lexical_rank,
-       {vector} AS vector
-  FROM placed f
-  JOIN chunks c ON c.tenant_id = :tenant_id AND c.id = f.id
+_SEEN = "SELECT c.id FROM chunks c WHERE c.id = ANY(%(ids)s) AND {visible}"
+_DATES = "SELECT c.id, c.published_at FROM chunks c WHERE c.id = ANY(%(ids)s) AND c.kind = 'article' AND {visible}"
+_ROWS = """
+SELECT c.id, c.document_id, c.version, c.kind, v.title, v.url, c.page, c.start_at, c.end_at, c.content, c.published_at, {vector}
+  FROM chunks c
   JOIN document_versions v ON v.tenant_id = c.tenant_id AND v.document_id = c.document_id AND v.version = c.version
- ORDER BY f.score + f.recency DESC, c.id
+ WHERE c.id = ANY(%(ids)s) AND {visible}
 """
-# Of what a scan has looked at, the lexical leg need not look again; else it goes down from the best until enough are visible.
-_SCANNED = "JOIN scan s ON s.id = h.chunk_id"
-_BEST_SCANNED = "SELECT m.* FROM bm25 m"
-_BEST_VISIBLE = """SELECT m.* FROM (SELECT * FROM bm25 ORDER BY score DESC, id OFFSET 0) m
-      JOIN LATERAL (SELECT 1 FROM chunks c WHERE c.tenant_id = :tenant_id AND c.id = m.id AND {visible} OFFSET 0) seen ON true"""
-_UNDATED = "SELECT f.*, CAST(0 AS float8) AS recency FROM fused f"
-# One look-up for each of at most two hundred: as a join, the planner might read the whole table.
-_DATED = """
-    SELECT f.*, age.recency FROM fused f
-     CROSS JOIN LATERAL (
-        SELECT CASE WHEN c.kind = 'article' AND c.published_at IS NOT NULL
-                    THEN :recency_weight
-                         * power(2, -GREATEST(0, extract(epoch FROM CAST(:now AS timestamptz) - c.published_at)) / :half_life)
-                    ELSE 0 END AS recency
-          FROM chunks c WHERE c.tenant_id = :tenant_id AND c.id = f.id OFFSET 0) age"""
 _WIDENED = """
 SELECT c.id, w.start_at, w.end_at, substr(v.content, w.start_at + 1, w.end_at - w.start_at) AS span
   FROM chunks c
@@ -161,14 +66,64 @@ SELECT c.id, w.start_at, w.end_at, substr(v.content, w.start_at + 1, w.end_at - 
  WHERE c.tenant_id = :tenant_id AND c.id = ANY(CAST(:ids AS bigint[])) AND c.kind = ANY(CAST(:kinds AS text[]))
 """
 
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Query:
+    scope: Scope
+    generation: Generation
+    vector: Vectors | None
+    terms: Mapping[str, int]
+    top_k: int
+    since: datetime | None
+    members: Members | None
+    with_vectors: bool
+
+    @property
+    def depth(self) -> int:
+        return max(_DEPTH, self.top_k)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the vectors stand in the chunks' rows."""
+        return self.generation.store == POSTGRESQL
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the first transaction found."""
+
+    where: SearchScope
+    scanned: Scanned | None
+    near: Sequence[tuple[int, float]]
+    blocks: StemBlocks | None
+
+
+@dataclass(frozen=True)
+class _Legs:
+    near: Sequence[tuple[int, float]]
+    words: Sequence[tuple[int, float]]
+    scores: Scored | None
+
 
 class IndexReader:
-    """Implements `PassageIndex`; row-level security holds the tenant even if a query did not."""
+    """Implements `PassageIndex`; row-level security holds tenant and readers even if a query did not.
+
+    `outside` has the vectors of generations that say so.
+    """
 
     def __init__(
-        self, database: Database, *, exact_up_to: int = EXACT_UP_TO, news_half_life_days: float = 0.0, clock: Clock | None = None
+        self,
+        database: Database,
+        *,
+        outside: VectorIndex | None = None,
+        exact_up_to: int = EXACT_UP_TO,
+        news_half_life_days: float = 0.0,
+        clock: Clock | None = None,
     ) -> None:
         self._database = database
+        self._outside = outside
         self._exact_up_to = exact_up_to
         self._half_life = news_half_life_days * 86_400
         self._clock = clock or SystemClock()
@@ -187,64 +142,30 @@ class IndexReader:
     ) -> Sequence[FoundPassage]:
         """The best `top_k` passages in the scope by reciprocal rank fusion; deterministic order.
 
-        GenerationChangedError unless `generation`, whose model made `vector`, is the one that serves.
+        GenerationChangedError unless `generation`, whose model made `vector`, is the one that serves. VectorStoreError when vectors are
+        asked for and in another store, which does not answer.
         `vector=None` leaves out the dense leg, empty `terms` the lexical one. `since` drops older texts, not undated ones. `members`
         limits the documents; articles are left alone (the scope says whether there are any). `with_vectors`: the passages' own.
         """
-        chosen = {} if members is None else _chosen(members)
-        visible = _VISIBLE
-        if members is not None:
-            # Without the alternative the planner can begin with the members.
-            visible += f" AND (c.kind = 'article' OR {_MEMBER})" if SourceKind.ARTICLE in scope.kinds else f" AND {_MEMBER}"
-        dimension = generation.blueprint.dimension
-        async with scoped(self._database, scope) as connection:
-            size = await self._searched(connection, scope, generation, chosen)
-            if not size:
-                return []
-            exact = size <= self._exact_up_to or dimension not in GRAPH_DIMENSIONS
-            values: dict[str, Any] = {
-                "tenant_id": scope.tenant_id,
-                "generation": generation.number,
-                "kinds": sorted(scope.kinds),
-                "since": since,
-                "depth": max(_DEPTH, top_k),
-                **chosen,
-            }
-            if vector is not None:
-                values["vector"] = f"[{','.join(f'{value:.6g}' for value in vector.tolist())}]"
-            if vector is not None and not exact:
-                values |= await self._walk(connection, _WALK.format(visible=visible, dimension=dimension), values)
-            scan = _NO_SCAN if vector is None else _EXACT.format(visible=visible) if exact else _WALKED
-            scanned = vector is not None and exact
-            dated = self._half_life > 0 and SourceKind.ARTICLE in scope.kinds
-            rows = await connection.execute(
-                text(
-                    _HYBRID.format(
-                        scan=scan,
-                        only=_SCANNED if scanned else "",
-                        best=_BEST_SCANNED if scanned else _BEST_VISIBLE.format(visible=visible),
-                        recent=_DATED if dated else _UNDATED,
-                        vector="CAST(c.embedding AS real[])" if with_vectors else "NULL",
-                    )
-                ),
-                {
-                    **values,
-                    "stems": list(terms),
-                    "weights": list(terms.values()),
-                    "k1": K1,
-                    "b": B,
-                    "title_weight": TITLE_WEIGHT,
-                    "title_b": TITLE_B,
-                    "rrf_k": _RRF_K,
-                    "top_k": top_k,
-                    **(
-                        {"half_life": self._half_life, "recency_weight": _RECENCY_WEIGHT, "now": self._clock.now()}
-                        if dated
-                        else {}
-                    ),
-                },
-            )
-            return [_passage(row) for row in rows]
+        query = _Query(scope, generation, vector, terms, top_k, since, members, with_vectors)
+        read = await self._read(query)
+        if read is None:
+            return []
+        scores = await asyncio.to_thread(_scores, query, read) if read.blocks is not None else None
+        near = read.near if query.inside else await self._near_outside(query, read)
+        async with scoped(self._database, scope, PLANNING) as connection:
+            words: Sequence[tuple[int, float]] = []
+            if scores is not None and read.scanned is not None:
+                words = scores.best(query.depth)
+            elif scores is not None:
+                words = await _best_visible(connection, read.where.filter, scores, query.depth)
+            legs = _Legs(near, words, scores)
+            placed = await self._placed(connection, query, read.where.filter, fuse(near, words, limit=2 * query.depth))
+            rows = await _first_visible(connection, query, read.where.filter, [fused.id for fused, _ in placed])
+        vectors: Mapping[int, Vectors] = {}
+        if with_vectors and rows and not query.inside and self._outside is not None:
+            vectors = await self._outside.vectors(scope.tenant_id, generation, list(rows))
+        return [_passage(rows[fused.id], fused, recency, legs, vectors) for fused, recency in placed if fused.id in rows]
 
     async def widened(self, scope: Scope, ids: Sequence[int]) -> Mapping[int, Widened]:
         """Each passage with the ones before and behind it on its page; those that are gone are left out."""
@@ -254,61 +175,140 @@ class IndexReader:
             )
             return {row.id: Widened(row.start_at, row.end_at, row.span) for row in rows}
 
-    async def _walk(self, connection: AsyncConnection, query: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The nearest visible chunks by the graph."""
-        await connection.execute(text(f"SELECT {_WALKING}"))
-        nearest = (await connection.execute(text(query), values)).all()
-        await connection.execute(text(f"SELECT {_WALKED_ENOUGH}"))
-        return {"nearest": [row.id for row in nearest], "distances": [row.distance for row in nearest]}
+    async def _read(self, query: _Query) -> _Read | None:
+        async with scoped(self._database, query.scope, PLANNING) as connection:
+            where = await search_scope(
+                connection,
+                query.scope,
+                query.generation,
+                since=query.since,
+                members=query.members,
+                small_up_to=self._exact_up_to,
+            )
+            if where is None:
+                return None
+            vector = query.vector if query.inside else None
+            scanned, near = None, []
+            if where.small and (query.vector is not None or query.members is not None):
+                scanned = await scan(connection, where.filter, None if vector is None else vectors_pg.literal(vector))
+            elif vector is not None:
+                near = await vectors_pg.nearest(connection, where.filter, vector, query.depth)
+            blocks = None
+            if query.terms:
+                blocks = await read_blocks(
+                    connection,
+                    query.scope.tenant_id,
+                    query.generation.number,
+                    list(query.terms),
+                    chunks=where.totals.chunks,
+                    lengths=scanned is None,
+                )
+        return _Read(where, scanned, near if scanned is None else scanned.nearest(query.depth), blocks)
 
-    async def _searched(
-        self, connection: AsyncConnection, scope: Scope, generation: Generation, chosen: Mapping[str, Any]
-    ) -> int:
-        """How many chunks a scan would read; what follows in the transaction is planned for its own values."""
-        found = (await connection.execute(text(_SERVING), {"tenant_id": scope.tenant_id})).one_or_none()
-        if found is None or found.number != generation.number:
-            raise GenerationChangedError
-        size: int = found.chunks or 0
-        if not chosen or size <= self._exact_up_to or SourceKind.ARTICLE in scope.kinds:
-            return size
-        counted = await connection.execute(
-            text(_MEMBER_CHUNKS), {"tenant_id": scope.tenant_id, **chosen, "most": self._exact_up_to + 1}
+    async def _near_outside(self, query: _Query, read: _Read) -> Sequence[tuple[int, float]]:
+        """What the store outside finds and the caller may see."""
+        if query.vector is None:
+            return []
+        if self._outside is None:
+            _log.warning("vector_store_not_set_up", store=query.generation.store)
+            raise not_set_up()
+        ids = None if read.scanned is None else read.scanned.population.ids
+        sought = Sought(query.scope, query.generation, query.vector, query.since, query.members, ids)
+        depth = query.depth
+        visible: list[tuple[int, float]] = []
+        for _ in range(_ASKED):
+            found = await self._outside.nearest(sought, depth)
+            if ids is not None:
+                seen = set(np.intersect1d(ids, [chunk_id for chunk_id, _ in found]).tolist())
+            else:
+                async with scoped(self._database, query.scope, PLANNING) as connection:
+                    seen = await _seen(connection, read.where.filter, [chunk_id for chunk_id, _ in found])
+            visible = [one for one in found if one[0] in seen][: query.depth]
+            if len(visible) == query.depth or len(found) < depth:
+                break
+            depth *= _MORE
+        return visible
+
+    async def _placed(
+        self, connection: AsyncConnection, query: _Query, looked_at: Filter, fused: Sequence[Fused]
+    ) -> list[tuple[Fused, float]]:
+        """The candidates with what being new adds, best first."""
+        if not fused or not self._half_life or SourceKind.ARTICLE not in query.scope.kinds:
+            return [(one, 0.0) for one in fused]
+        rows = await binary_rows.fetch(
+            connection, _DATES.format(visible=looked_at.sql), {**looked_at.values, "ids": [one.id for one in fused]}
         )
-        members: int = counted.scalar_one()
-        return members
+        now = self._clock.now()
+        ages = {chunk_id: max(0.0, (now - published).total_seconds()) for chunk_id, published in rows if published is not None}
+        placed = [(one, _RECENCY_WEIGHT * 2 ** (-ages[one.id] / self._half_life) if one.id in ages else 0.0) for one in fused]
+        return sorted(placed, key=lambda entry: (-(entry[0].score + entry[1]), entry[0].id))
 
 
-def _passage(row: Row[Any]) -> FoundPassage:
-    score = float(row.score)
+def _scores(query: _Query, read: _Read) -> Scored | None:
+    if read.blocks is None:
+        return None
+    population = read.blocks.population() if read.scanned is None else read.scanned.population
+    return scored(population, read.where.totals, read.blocks.weighted(query.terms))
+
+
+async def _seen(connection: AsyncConnection, looked_at: Filter, ids: Sequence[int]) -> set[int]:
+    rows = await binary_rows.fetch(connection, _SEEN.format(visible=looked_at.sql), {**looked_at.values, "ids": list(ids)})
+    return {chunk_id for (chunk_id,) in rows}
+
+
+async def _best_visible(connection: AsyncConnection, looked_at: Filter, scores: Scored, depth: int) -> list[tuple[int, float]]:
+    """Down from the best, until enough are visible."""
+    visible: list[tuple[int, float]] = []
+    looked_up, until = 0, max(_LOOKED_UP, 2 * depth)
+    while len(visible) < depth:
+        best = scores.best(until)[looked_up:]
+        if not best:
+            break
+        seen = await _seen(connection, looked_at, [chunk_id for chunk_id, _ in best])
+        visible += [one for one in best if one[0] in seen]
+        looked_up, until = until, until * _MORE
+    return visible[:depth]
+
+
+async def _first_visible(
+    connection: AsyncConnection, query: _Query, looked_at: Filter, ids: Sequence[int]
+) -> dict[int, Sequence[Any]]:
+    """The rows of the first `top_k` that (still) are visible, by id."""
+    vector = "CAST(c.embedding AS real[])" if query.with_vectors and query.inside else "NULL"
+    statement = _ROWS.format(vector=vector, visible=looked_at.sql)
+    found: dict[int, Sequence[Any]] = {}
+    position = 0
+    while position < len(ids) and len(found) < query.top_k:
+        part = list(ids[position : position + query.top_k - len(found)])
+        position += len(part)
+        rows = await binary_rows.fetch(connection, statement, {**looked_at.values, "ids": part})
+        found |= {row[0]: row for row in rows}
+    return found
+
+
+def _passage(row: Sequence[Any], fused: Fused, recency: float, legs: _Legs, vectors: Mapping[int, Vectors]) -> FoundPassage:
+    _, document_id, version, kind, title, url, page, start, end, content, published, own = row
+    bm25 = legs.words[fused.lexical_rank - 1][1] if fused.lexical_rank else 0.0
+    in_titles = legs.scores.title_score(fused.id) if legs.scores is not None and fused.lexical_rank else 0.0
     return FoundPassage(
-        id=row.id,
-        document_id=row.document_id,
-        version=row.version,
-        kind=SourceKind(row.kind),
-        title=row.title,
-        url=row.url,
-        page=row.page,
-        start=row.start_at,
-        end=row.end_at,
-        text=row.content,
-        published_at=row.published_at,
-        score=score + float(row.recency),
-        dense_score=float(row.similarity),
-        lexical_score=float(row.bm25),
-        dense_rank=row.dense_rank,
-        lexical_rank=row.lexical_rank,
-        field_scores={"title": float(row.title_score), "body": float(row.bm25) - float(row.title_score)}
-        if row.lexical_rank
-        else {},
-        fused_score=score,
-        recency_score=float(row.recency),
-        vector=None if row.vector is None else np.asarray(row.vector, dtype=np.float32),
+        id=fused.id,
+        document_id=document_id,
+        version=version,
+        kind=SourceKind(kind),
+        title=title,
+        url=url,
+        page=page,
+        start=start,
+        end=end,
+        text=content,
+        published_at=published,
+        score=fused.score + recency,
+        dense_score=legs.near[fused.dense_rank - 1][1] if fused.dense_rank else 0.0,
+        lexical_score=bm25,
+        dense_rank=fused.dense_rank,
+        lexical_rank=fused.lexical_rank,
+        field_scores={"title": in_titles, "body": bm25 - in_titles} if fused.lexical_rank else {},
+        fused_score=fused.score,
+        recency_score=recency,
+        vector=np.asarray(own, dtype=np.float32) if own is not None else vectors.get(fused.id),
     )
-
-
-def _chosen(members: Members) -> dict[str, Any]:
-    return {
-        "collections": list(members.collection_ids),
-        "attributes": json.dumps(dict(members.attributes), ensure_ascii=False),
-        "passing": members.passing or None,
-    }

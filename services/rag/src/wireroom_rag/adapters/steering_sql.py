@@ -67,8 +67,10 @@ class SteeringStore:
                 text(
                     """
                     SELECT DISTINCT ON (v.tenant_id, v.document_id) v.tenant_id, v.document_id, v.version, v.state, v.pages, v.chunks,
-                           v.updated_at
-                      FROM document_versions v JOIN unnest(CAST(:tenants AS uuid[]), CAST(:ids AS uuid[])) AS k (tenant_id, document_id)
+                           v.updated_at, d.readers, d.deleted_at IS NOT NULL AS deleted
+                      FROM document_versions v
+                      JOIN documents d ON d.tenant_id = v.tenant_id AND d.id = v.document_id
+                      JOIN unnest(CAST(:tenants AS uuid[]), CAST(:ids AS uuid[])) AS k (tenant_id, document_id)
                         ON v.tenant_id = k.tenant_id AND v.document_id = k.document_id
                      ORDER BY v.tenant_id, v.document_id, v.version DESC
                     """
@@ -76,7 +78,9 @@ class SteeringStore:
                 {"tenants": [tenant_id for tenant_id, _ in keys], "ids": [document_id for _, document_id in keys]},
             )
             return {
-                (row.tenant_id, row.document_id): Progress(row.version, State(row.state), row.pages, row.chunks, row.updated_at)
+                (row.tenant_id, row.document_id): Progress(
+                    row.version, State(row.state), row.pages, row.chunks, row.updated_at, tuple(row.readers), row.deleted
+                )
                 for row in rows
             }
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
 from wireroom_rag.domain.document import Document
+from wireroom_rag.domain.provider_terms import Terms
 from wireroom_rag.domain.quota import MAX_DAYS
 from wireroom_rag.domain.scope import Scope
 
@@ -47,6 +48,8 @@ class NewCollection:
     visibility: Visibility = Visibility.PRIVATE
     metadata: Mapping[str, Note] = field(default_factory=dict)
     expires_days: int = 0
+    # Which providers may receive its texts; none for any.
+    providers: Terms = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class CollectionChange:
     metadata: Mapping[str, Note] | None = None
     # 0: it does not expire.
     expires_days: int | None = None
+    # Empty: any.
+    providers: Terms | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Collection:
     size: int
     expires_days: int
     last_active_at: datetime
+    providers: Terms = ()
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,6 @@ class OldVersion:
     tenant_id: UUID
     document_id: UUID
     version: int
-    blob_key: str | None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,10 @@ class Receipt:
     signature: str
     public_key: str
 
+    def sha256(self) -> str:
+        """By which events and the audit trail name it."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
 
 def item_hash(document_id: UUID, version: int, sha256: str) -> str:
     """Names a version without telling anything of it: who has the file and its id can recompute it."""

@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+POSTGRESQL = "postgresql"
+
 
 class GenerationState(StrEnum):
     """`building → serving → retired → dropped`, or `building → aborted → dropped`."""
@@ -29,11 +31,15 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation of a tenant; numbers count up from 1."""
+    """One generation of a tenant; numbers count up from 1.
+
+    `store`: where its vectors are, `POSTGRESQL` or the name that another store goes by; all else is always in PostgreSQL.
+    """
 
     number: int
     blueprint: Blueprint
     state: GenerationState
+    store: str = POSTGRESQL
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import Stemmer  # type: ignore[import-not-found]  # an extension module without 
 
 K1 = 1.2
 B = 0.75
+# A word that the query itself repeats, as in Okapi at TREC-7 and Terrier: in a question of several sentences it counts ever less.
+K3 = 8.0
 # Fields as in BM25F (Robertson, Zaragoza, Taylor 2004): a word of the title counts twice, and titles are much of a length.
 TITLE_WEIGHT = 2.0
 TITLE_B = 0.5
@@ -21,6 +23,11 @@ _STOP_WORDS = frozenset((
     "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of", "on", "or",
     "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
 ))  # fmt: skip
+
+
+def query_weight(count: int) -> float:
+    """What a term is worth that stands so often in the query: 1 for once, below `K3 + 1` for any number."""
+    return (K3 + 1) * count / (K3 + count)
 
 
 class Lexicon:

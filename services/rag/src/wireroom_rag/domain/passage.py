@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wireroom_rag.domain.document import Chunk, ExtractedText, Job
+from wireroom_rag.domain.provider_terms import Terms
 from wireroom_rag.domain.scope import SourceKind
 
 # Unit vectors, one per row.
@@ -19,20 +20,32 @@ Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Passages:
+    """What one generation holds of a text: one row of `vectors` and one count of terms per chunk."""
+
+    chunks: Sequence[Chunk]
+    vectors: Vectors
+    terms: Sequence[Counter[str]]
+    # Of each chunk's title and headings.
+    title_terms: Sequence[Counter[str]]
+
+
+@dataclass(frozen=True)
 class IndexEntry:
     """One version, ready to be served."""
 
     job: Job
-    chunks: Sequence[Chunk]
-    # One row per chunk, by the number of the generation.
-    vectors: Mapping[int, Vectors]
-    terms: Sequence[Counter[str]]
-    # Of each chunk's title and headings.
-    title_terms: Sequence[Counter[str]]
+    # By the number of the generation, the one that serves first.
+    made: Mapping[int, Passages]
     # For texts that were not stored by an earlier stage: the text itself, its title and address.
     found: ExtractedText | None = None
     title: str | None = None
     url: str | None = None
+
+    @property
+    def chunks(self) -> Sequence[Chunk]:
+        """Those of the generation that serves."""
+        return next(iter(self.made.values())).chunks
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,8 @@ class FoundPassage:
     mmr_penalty: float = 0.0
     # Only where it was asked for.
     vector: Vectors | None = None
+    # Of each collection of its document that has any.
+    provider_terms: Sequence[Terms] = ()
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ Wrap = Callable[[UUID, Blueprint, Embeddings], Embeddings]
 
 
 class EmbeddingModels:
-    """Implements `Models`: each with its embeddings, all over texts that were cut by one chunker."""
+    """Implements `Models`: by id what each makes a generation with, and its embeddings."""
 
-    def __init__(self, models: Mapping[str, tuple[int, Embeddings]], *, default: str, chunker: str, wrap: Wrap) -> None:
+    def __init__(self, models: Mapping[str, tuple[Blueprint, Embeddings]], *, default: str, wrap: Wrap) -> None:
         if default not in models:
             msg = f"There is no embedding model '{default}'; there are {', '.join(sorted(models))}."
             raise ValueError(msg)
         self._embeddings = {model: embeddings for model, (_, embeddings) in models.items()}
-        self._blueprints = {model: Blueprint(model, dimension, chunker) for model, (dimension, _) in models.items()}
+        self._blueprints = {model: blueprint for model, (blueprint, _) in models.items()}
         self._default = default
         self._wrap = wrap
 

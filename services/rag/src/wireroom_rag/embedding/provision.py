@@ -8,6 +8,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 
 import structlog
 
+from wireroom_common.errors import OperatorError
 from wireroom_rag.embedding.files import ModelFiles
 
 _TIMEOUT = 300.0
@@ -16,7 +17,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def ensure_model(files: ModelFiles) -> None:
-    """Build the model unless it stands there; RuntimeError when that fails.
+    """Build the model unless it stands there; OperatorError when that fails.
 
     In a process of its own: building takes memory that would not be given back.
     """
@@ -35,6 +36,8 @@ async def ensure_model(files: ModelFiles) -> None:
         await process.wait()
         raise
     if process.returncode != 0 or not files.is_built():
-        msg = f"The embedding model could not be built: {errors.decode(errors='replace').strip()[-500:]}"
-        raise RuntimeError(msg)
+        reason = next(iter(errors.decode(errors="replace").strip().splitlines()[-1:]), "the process died")[:500]
+        raise OperatorError(
+            f"The embedding model could not be built in '{files.directory}' (WIREROOM_RAG_MODEL_DIR chooses the folder): {reason}"
+        )
     _log.info("embedding_model_built", directory=str(files.directory))

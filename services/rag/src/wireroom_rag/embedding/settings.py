@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from wireroom_common.errors import OperatorError
+from wireroom_rag.domain.provider_terms import Receiver
 from wireroom_rag.embedding.http import HttpModel
+
+_FEWEST_TOKENS = 50
 
 
 class _Endpoint(BaseModel):
@@ -22,6 +27,15 @@ class _Endpoint(BaseModel):
     api_key_file: str = Field(default="", description="File with the token, instead of `api_key`.")
     timeout_seconds: float = Field(default=30.0, gt=0, le=300, description="Time that one call may take.")
     retries: int = Field(default=2, ge=0, le=5, description="How often a call is repeated when the endpoint is busy or silent.")
+    provider: str = Field(
+        default="",
+        pattern=r"^([a-z0-9][a-z0-9._-]{0,39})?$",
+        description="Its name in the lists of providers that collections have; empty for none: only those for any provider.",
+    )
+    local: bool = Field(
+        default=False,
+        description="It keeps what it is told inside the house: texts of collections that name `local` may go to it.",
+    )
     calls_at_once: int = Field(default=4, ge=1, le=64, description="Calls at the same time; ten times as many may wait.")
 
     @model_validator(mode="after")
@@ -29,11 +43,44 @@ class _Endpoint(BaseModel):
         if self.api_key is not None and self.api_key_file:
             msg = "Give either 'api_key' or 'api_key_file', not both."
             raise ValueError(msg)
+        # What cannot be used is told before anything is started.
+        self._key()
         return self
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        return require_address(value)
+
+    def _key(self) -> SecretStr | None:
+        """ValueError for a file that cannot be read, and for what no header can carry."""
+        key = self.api_key
+        if self.api_key_file:
+            try:
+                key = SecretStr(Path(self.api_key_file).read_text(encoding="utf-8").strip())
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no text"
+                msg = f"'api_key_file' is '{self.api_key_file}', which cannot be read: {reason}."
+                raise ValueError(msg) from None
+            if not key.get_secret_value():
+                msg = f"'api_key_file' is '{self.api_key_file}', which is empty."
+                raise ValueError(msg)
+        if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
+            msg = "The key holds characters that no HTTP header can carry: one line of ASCII is expected."
+            raise ValueError(msg)
+        return key
+
+    @property
+    def receiver(self) -> Receiver:
+        """As collections know it."""
+        return Receiver(self.provider, self.local)
 
     def http(self, name: str) -> HttpModel:
         """How it is called; reads the key's file."""
-        key = SecretStr(Path(self.api_key_file).read_text(encoding="utf-8").strip()) if self.api_key_file else self.api_key
+        try:
+            key = self._key()
+        except ValueError as error:
+            raise OperatorError(f"The model '{name}' cannot be called: {error}") from None
         return HttpModel(name, self.base_url, key, self.timeout_seconds, self.retries, self.calls_at_once)
 
 
@@ -50,6 +97,20 @@ class EmbeddingEndpoint(_Endpoint):
     )
     ask_dimensions: bool = Field(default=False, description="Name the length in each call, for models that can be shortened.")
     batch: int = Field(default=16, ge=1, le=256, description="Texts of one call.")
+    max_tokens: int = Field(
+        default=0,
+        ge=0,
+        le=2_000,
+        description="Most tokens of a passage that it gets, from 50 on, counted by the local model's tokenizer, and at least one for every"
+        " 8 characters: stay a fifth below what the model reads. 0: 250, as for the local model. Holds for indexes built from then on.",
+    )
+
+    @model_validator(mode="after")
+    def _passages_of_some_length(self) -> EmbeddingEndpoint:
+        if 0 < self.max_tokens < _FEWEST_TOKENS:
+            msg = f"'max_tokens' is 0, or lies between {_FEWEST_TOKENS} and 2000."
+            raise ValueError(msg)
+        return self
 
     @property
     def name(self) -> str:
@@ -62,3 +123,16 @@ class RerankEndpoint(_Endpoint):
 
     timeout_seconds: float = Field(default=2.0, gt=0, le=60, description="Time that one call may take; queries wait for it.")
     retries: int = Field(default=0, ge=0, le=5, description="How often a call is repeated when the endpoint is busy or silent.")
+
+
+def require_address(value: str) -> str:
+    """An http or https address with a host and, if any, a port that there is; ValueError otherwise."""
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        msg = f"'{value}' is no address: write http:// or https://, a host, and a port between 1 and 65535 if there is one."
+        raise ValueError(msg)
+    return value

@@ -37,11 +37,11 @@ class Erasures(Protocol):
         """Erasures of all tenants of which nothing is left but the receipt."""
 
     async def complete(self, erasure: OpenErasure, signer: Signer) -> Receipt | None:
-        """Write the receipt and tell of it, once; None when that was done."""
+        """Write the receipt and tell of it, once; None when that was done, or something is left after all."""
 
 
 class OrphanCount(Protocol):
     """Where left-overs are counted."""
 
     def left(self, kind: str, count: int) -> None:
-        """So many of this kind (`document`, `file`) are left over now."""
+        """So many of this kind (`document`, `file`, `vector`) are left over now."""

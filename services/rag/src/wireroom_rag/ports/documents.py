@@ -32,8 +32,11 @@ class BlobStore(Protocol):
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove blobs; unknown keys are fine."""
 
-    def older_than(self, age: timedelta) -> AsyncIterator[list[str]]:
-        """Keys of blobs at least `age` old, in bounded lists."""
+    async def older_than(self, age: timedelta, *, prefix: str = "", after: str = "", limit: int = 500) -> tuple[list[str], str]:
+        """Of the next `limit` blobs below the folder `prefix` those that are at least `age` old, and where to go on; empty at the end.
+
+        What an upload that was cut off has left is among them. The order is the store's, the same each time.
+        """
 
 
 class DocumentStore(Protocol):
@@ -54,6 +57,26 @@ class DocumentStore(Protocol):
 
     async def list(self, scope: Scope, *, limit: int, behind: UUID | None, ascending: bool = False) -> Sequence[Document]:
         """At most `limit` documents behind that one, newest first, or oldest first if `ascending`."""
+
+
+class DroppedFiles(Protocol):
+    """Files, of all tenants, that are to be deleted and whose rows are gone."""
+
+    async def dropped(self, limit: int) -> Sequence[str]:
+        """Their keys, oldest first."""
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """They are deleted."""
+
+
+class SweepPositions(Protocol):
+    """How far sweeps of the blob store are: a run looks at a part, the next one at what follows."""
+
+    async def position(self, sweep: str) -> str:
+        """Where it goes on; empty at the beginning."""
+
+    async def move(self, sweep: str, position: str) -> None:
+        """Go on there."""
 
 
 class BlobReferences(Protocol):

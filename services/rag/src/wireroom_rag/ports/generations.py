@@ -8,7 +8,6 @@ from uuid import UUID
 
 from wireroom_rag.domain.document import ExtractedText, VersionKey
 from wireroom_rag.domain.generation import Blueprint, Generation, GenerationStatus, Task
-from wireroom_rag.domain.passage import Vectors
 from wireroom_rag.domain.scope import Scope
 from wireroom_rag.ports.processing import Embeddings
 
@@ -85,10 +84,3 @@ class Models(Protocol):
 
     def of(self, blueprint: Blueprint, tenant_id: UUID) -> Embeddings | None:
         """The model's embeddings as the tenant uses them; None when it is no longer set up, or with other dimensions."""
-
-
-class TenantVectors(Protocol):
-    """Vectors of passages for every generation that a tenant's documents are written to."""
-
-    async def of(self, tenant_id: UUID, texts: Sequence[str]) -> Mapping[int, Vectors]:
-        """By generation number; those of the serving one are always among them."""

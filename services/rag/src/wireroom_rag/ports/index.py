@@ -44,7 +44,8 @@ class PassageIndex(Protocol):
     ) -> Sequence[FoundPassage]:
         """The best `top_k` passages in the scope by reciprocal rank fusion; deterministic order.
 
-        GenerationChangedError unless `generation`, whose model made `vector`, is the one that serves.
+        GenerationChangedError unless `generation`, whose model made `vector`, is the one that serves. VectorStoreError when vectors are
+        asked for, or needed for `vector`, and in a store that does not answer.
 
         `vector=None` leaves out the dense leg, empty `terms` the lexical one. `since` drops older texts, not undated ones. `members`
         limits the documents; articles are left alone (the scope says whether there are any). `with_vectors`: the passages' own.

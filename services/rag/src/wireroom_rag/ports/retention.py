@@ -15,8 +15,8 @@ class Retention(Protocol):
     async def old_versions(self, *, kept: int, days: int, limit: int) -> Sequence[OldVersion]:
         """Neither the newest nor the one that is served, beyond the `kept` newest or (0: never) older than `days`."""
 
-    async def remove_version(self, old: OldVersion) -> None:
-        """The row; its file has to be gone before, or nothing would know of it."""
+    async def remove_version(self, old: OldVersion) -> bool:
+        """The row, its file becoming one of the dropped; False, and nothing done, if the version came to be served meanwhile."""
 
     async def terms(self) -> Sequence[tuple[UUID, UUID]]:
         """Collections (tenant, id) with a term for their members."""

@@ -17,13 +17,15 @@ DocumentKey = tuple[UUID, UUID]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the newest version of a document is."""
+    """How far the newest version of a document is, and who reads it: whoever follows it looks again when any of it has changed."""
 
     version: int
     state: State
     pages: int
     chunks: int
     updated_at: datetime
+    readers: tuple[str, ...]
+    deleted: bool
 
 
 class Steering(Protocol):

@@ -22,6 +22,7 @@ from wireroom_rag.domain.collection import (
     checked_name,
     notes,
 )
+from wireroom_rag.domain.provider_terms import checked_providers
 from wireroom_rag.ports.collections import CollectionStore, MemberStore
 from wireroom_rag.transport.documents import STATES, document_message
 from wireroom_rag.transport.scopes import collection_scope
@@ -59,6 +60,7 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
             _visibility(request.visibility) or Visibility.PRIVATE,
             notes(request.metadata, "metadata", texts_only=True),
             checked_expiry(request.expires_days),
+            checked_providers(request.providers),
         )
         made = await self._collections.create(scope, new, [parse_id(given, "document") for given in request.document_ids])
         return collections_pb2.CreateCollectionResponse(collection=_message(made))
@@ -76,7 +78,7 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
         request: collections_pb2.ListCollectionsRequest,
         context: Any,  # noqa: ARG002 - the rpc's signature
     ) -> collections_pb2.ListCollectionsResponse:
-        found, more = await self._collections.list(collection_scope(), _page(request.page))
+        found, more = await self._collections.list(collection_scope(), id_page(request.page))
         return collections_pb2.ListCollectionsResponse(collections=[_message(entry) for entry in found], has_more=more)
 
     async def UpdateCollection(  # noqa: N802 - the rpc's signature
@@ -91,6 +93,7 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
             _visibility(request.visibility),
             notes(request.metadata, "metadata", texts_only=True) if request.HasField("metadata") else None,
             checked_expiry(request.expires_days) if request.HasField("expires_days") else None,
+            checked_providers(request.providers.names) if request.HasField("providers") else None,
         )
         changed = await self._collections.update(scope, _id(request.id), change)
         return collections_pb2.UpdateCollectionResponse(collection=_message(changed))
@@ -111,7 +114,7 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
         scope = collection_scope(change=True)
         attributes = notes(request.attributes, "attributes")
         added = await self._members.add(scope, _id(request.collection_id), parse_id(request.document_id, "document"), attributes)
-        return collections_pb2.AddDocumentResponse(member=_member(added))
+        return collections_pb2.AddDocumentResponse(member=member_message(added))
 
     async def RemoveDocument(  # noqa: N802 - the rpc's signature
         self,
@@ -132,11 +135,11 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
         found, more = await self._members.list(
             collection_scope(),
             _id(request.collection_id),
-            _page(request.page),
+            id_page(request.page),
             states=[_FROM_STATES[state] for state in request.states if state in _FROM_STATES],
             document_ids=[parse_id(given, "document") for given in request.document_ids],
         )
-        return collections_pb2.ListCollectionDocumentsResponse(members=[_member(entry) for entry in found], has_more=more)
+        return collections_pb2.ListCollectionDocumentsResponse(members=[member_message(entry) for entry in found], has_more=more)
 
     async def GetCollectionDocument(  # noqa: N802 - the rpc's signature
         self,
@@ -144,7 +147,7 @@ class CollectionServicer(collections_pb2_grpc.CollectionServiceServicer):
         context: Any,  # noqa: ARG002 - the rpc's signature
     ) -> collections_pb2.GetCollectionDocumentResponse:
         found = await self._members.get(collection_scope(), _id(request.collection_id), parse_id(request.document_id, "document"))
-        return collections_pb2.GetCollectionDocumentResponse(member=_member(found))
+        return collections_pb2.GetCollectionDocumentResponse(member=member_message(found))
 
 
 def _id(text: str) -> UUID:
@@ -157,7 +160,8 @@ def _visibility(value: collections_pb2.CollectionVisibility.ValueType) -> Visibi
     return _VISIBILITIES.get(value)
 
 
-def _page(page: collections_pb2.IdPage) -> IdPage:
+def id_page(page: collections_pb2.IdPage) -> IdPage:
+    """A page by id; INVALID for one that begins at two places."""
     if page.size < 0 or (page.after and page.before):
         raise invalid(
             "page_invalid", f"A page has 1 to {_MAX_PAGE} entries and begins behind `after` or before `before`.", field="page"
@@ -184,6 +188,7 @@ def _message(collection: Collection) -> collections_pb2.Collection:
         documents_failed=collection.failed,
         size=collection.size,
         expires_days=collection.expires_days,
+        providers=collection.providers,
     )
     message.last_active_at.FromDatetime(collection.last_active_at)
     message.created_at.FromDatetime(collection.created_at)
@@ -191,7 +196,8 @@ def _message(collection: Collection) -> collections_pb2.Collection:
     return message
 
 
-def _member(member: Member) -> collections_pb2.CollectionDocument:
+def member_message(member: Member) -> collections_pb2.CollectionDocument:
+    """A document in a collection, as it is told."""
     message = collections_pb2.CollectionDocument(
         document=document_message(member.document),
         collection_id=str(member.collection_id),

@@ -114,6 +114,7 @@ def _passage(found: FoundPassage, *, explain: bool) -> rag_pb2.Passage:
         score=found.score,
         dense_score=found.dense_score,
         lexical_score=found.lexical_score,
+        provider_terms=[rag_pb2.ProviderTerms(names=names) for names in found.provider_terms],
     )
     if found.published_at is not None:
         passage.published_at.FromDatetime(found.published_at)

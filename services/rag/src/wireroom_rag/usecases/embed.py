@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 from wireroom_common.errors import invalid
-from wireroom_rag.chunking import Chunker
+from wireroom_rag.chunking import Chunkers
 from wireroom_rag.domain.passage import Vectors
 from wireroom_rag.ports.generations import Models
 
@@ -19,9 +19,9 @@ MAX_CHARACTERS = 32_000
 class EmbedTexts:
     """Each text on its own: its vector does not depend on its neighbours."""
 
-    def __init__(self, models: Models, chunker: Callable[[], Chunker]) -> None:
+    def __init__(self, models: Models, chunkers: Chunkers) -> None:
         self._models = models
-        self._chunker = chunker
+        self._chunkers = chunkers
 
     async def __call__(self, tenant_id: UUID, texts: Sequence[str]) -> list[tuple[Vectors, int]]:
         """Unit vector and tokens of each text, in order. INVALID names the first text that is empty or too long."""
@@ -43,5 +43,5 @@ class EmbedTexts:
         return found
 
     def _prepare(self, content: str) -> tuple[list[str], int]:
-        chunker = self._chunker()
+        chunker = self._chunkers.local
         return chunker.windows(content), chunker.count_tokens(content)

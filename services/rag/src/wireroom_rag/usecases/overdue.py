@@ -7,10 +7,12 @@ from datetime import timedelta
 import structlog
 
 from wireroom_rag.domain.document import QUARANTINE, LeaseLostError
-from wireroom_rag.ports.documents import BlobStore
+from wireroom_rag.ports.documents import BlobStore, SweepPositions
 from wireroom_rag.ports.processing import OverdueJobs
 
 _AT_ONCE = 100
+_PARTS = 20
+_SWEEP = "quarantine"
 
 _log = structlog.get_logger(__name__)
 
@@ -42,17 +44,22 @@ class EndOverdueJobs:
 
 
 class SweepQuarantine:
-    """Deletes files that have been in quarantine for `keep`."""
+    """Deletes files that have been in quarantine for `keep`. A run looks at a part of them, the next one goes on behind it."""
 
-    def __init__(self, blobs: BlobStore, *, keep: timedelta) -> None:
+    def __init__(self, blobs: BlobStore, positions: SweepPositions, *, keep: timedelta) -> None:
         self._blobs = blobs
+        self._positions = positions
         self._keep = keep
 
     async def __call__(self) -> int:
         """How many were deleted."""
         count = 0
-        async for keys in self._blobs.older_than(self._keep):
-            held = [key for key in keys if key.startswith(QUARANTINE)]
-            await self._blobs.delete(held)
-            count += len(held)
+        position = await self._positions.position(_SWEEP)
+        for _ in range(_PARTS):
+            keys, position = await self._blobs.older_than(self._keep, prefix=QUARANTINE, after=position)
+            await self._blobs.delete(keys)
+            await self._positions.move(_SWEEP, position)
+            count += len(keys)
+            if not position:
+                break
         return count

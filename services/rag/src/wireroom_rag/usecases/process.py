@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
 
 from wireroom_common.errors import ErrorKind, WireroomError
-from wireroom_rag.chunking import Chunker
-from wireroom_rag.domain.document import Chunk, ExtractedText, Job, LeaseLostError, MalwareFoundError, RejectedError, State
-from wireroom_rag.domain.headings import title_terms
-from wireroom_rag.domain.lexicon import Lexicon
-from wireroom_rag.domain.passage import IndexEntry, Vectors
+from wireroom_rag.domain.document import ExtractedText, Job, LeaseLostError, MalwareFoundError, RejectedError, State
+from wireroom_rag.domain.generation import Generation
+from wireroom_rag.domain.passage import IndexEntry
 from wireroom_rag.extraction.text import stored_text
 from wireroom_rag.ports.documents import BlobStore
-from wireroom_rag.ports.generations import TenantVectors
 from wireroom_rag.ports.index import IndexWriter
 from wireroom_rag.ports.processing import ArticleSource, ArticleText, Extractor, JobStates, Scanner
+from wireroom_rag.usecases.passages import Cuts, MakePassages
 
 MAX_ATTEMPTS = 5
 # A job whose surroundings stay broken for this long is given up.
@@ -43,11 +39,11 @@ class _Fetched:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _CutArticle:
+    job: Job
+    article: ArticleText
     found: ExtractedText
-    chunks: list[Chunk]
-    terms: list[Counter[str]]
-    title_terms: list[Counter[str]]
+    cuts: Cuts
 
 
 class Processor:
@@ -62,8 +58,7 @@ class Processor:
         extractor: Extractor,
         articles: ArticleSource,
         forget_articles: ForgetArticles,
-        vectors: TenantVectors,
-        chunker: Callable[[], Chunker],
+        passages: MakePassages,
         max_characters: int,
         scanner: Scanner | None = None,
     ) -> None:
@@ -74,8 +69,7 @@ class Processor:
         self._extractor = extractor
         self._articles = articles
         self._forget_articles = forget_articles
-        self._vectors = vectors
-        self._chunker = chunker
+        self._passages = passages
         self._max_characters = max_characters
 
     async def documents(self, jobs: Sequence[Job]) -> None:
@@ -102,19 +96,12 @@ class Processor:
                 await self._scan(job, self._scanner)
             found = await self._extract(job)
             await self._jobs.extracted(job, found)
-        chunker = self._chunker()
-        chunks: list[Chunk] = []
-        terms: list[Counter[str]] = []
-        for start, end in chunker.stretches(found):
-            cut = await asyncio.to_thread(_cut, functools.partial(chunker.chunks, found, start, end))
-            chunks += cut[0]
-            terms += cut[1]
-        await self._jobs.chunked(job, len(chunks))
-        vectors = await self._vectors.of(job.key.tenant_id, [chunk.text for chunk in chunks])
+        generations = await self._passages.live(job.key.tenant_id)
+        cuts = await self._passages.cuts(found, job.title, generations)
+        await self._jobs.chunked(job, len(cuts[generations[0].blueprint.chunker].chunks))
+        (made,) = await self._passages.embedded(job.key.tenant_id, generations, [cuts])
         await self._jobs.embedded(job)
-        titles = await asyncio.to_thread(title_terms, job.title, found.content, chunks)
-        entry = IndexEntry(job, chunks, vectors, terms, titles)
-        await self._index.write(job.key.tenant_id, [entry])
+        await self._index.write(job.key.tenant_id, [IndexEntry(job, made)])
 
     async def _scan(self, job: Job, scanner: Scanner) -> None:
         if signature := await scanner.scan(self._blobs.read(_blob_key(job))):
@@ -139,30 +126,41 @@ class Processor:
         return _Fetched(job, article)
 
     async def _prepare(self, fetched: Sequence[_Fetched]) -> list[IndexEntry]:
-        cuts: list[tuple[_Fetched, _Cut]] = []
-        for item in fetched:
-            try:
-                cuts.append((item, await asyncio.to_thread(self._cut_article, item.article)))
-            except Exception as error:  # noqa: BLE001 - settled here, for this job alone
-                await self._settle(item.job, error)
         entries: list[IndexEntry] = []
-        for tenant_id in dict.fromkeys(item.job.key.tenant_id for item, _ in cuts):
-            own = [(item, cut) for item, cut in cuts if item.job.key.tenant_id == tenant_id]
+        for tenant_id in dict.fromkeys(item.job.key.tenant_id for item in fetched):
+            own = [item for item in fetched if item.job.key.tenant_id == tenant_id]
             try:
-                vectors = await self._vectors.of(tenant_id, [chunk.text for _, cut in own for chunk in cut.chunks])
+                entries += await self._prepare_of(tenant_id, own)
             except Exception as error:  # noqa: BLE001 - concerns all of them
-                for item, _ in own:
+                for item in own:
                     await self._settle(item.job, error)
-                continue
-            entries += _entries(own, vectors)
         return entries
 
-    def _cut_article(self, article: ArticleText) -> _Cut:
+    async def _prepare_of(self, tenant_id: UUID, fetched: Sequence[_Fetched]) -> list[IndexEntry]:
+        generations = await self._passages.live(tenant_id)
+        cuts: list[_CutArticle] = []
+        for item in fetched:
+            try:
+                cuts.append(await self._cut_article(item, generations))
+            except Exception as error:  # noqa: BLE001 - settled here, for this job alone
+                await self._settle(item.job, error)
+        try:
+            made = await self._passages.embedded(tenant_id, generations, [item.cuts for item in cuts])
+        except Exception as error:  # noqa: BLE001 - concerns all that are left
+            for cut in cuts:
+                await self._settle(cut.job, error)
+            return []
+        return [
+            IndexEntry(cut.job, passages, cut.found, title=cut.article.title, url=cut.article.url)
+            for cut, passages in zip(cuts, made, strict=True)
+        ]
+
+    async def _cut_article(self, item: _Fetched, generations: Sequence[Generation]) -> _CutArticle:
         # The title is part of the text, so that it is found, cited and counted like the rest.
+        article = item.article
         parts = [article.title, article.text] if not article.text.startswith(article.title) else [article.text]
-        found = stored_text(["\n\n".join(parts)], paged=False, max_characters=self._max_characters)
-        chunks, terms = _cut(lambda: self._chunker().all_chunks(found))
-        return _Cut(found, chunks, terms, title_terms(article.title, found.content, chunks))
+        found = await asyncio.to_thread(stored_text, ["\n\n".join(parts)], paged=False, max_characters=self._max_characters)
+        return _CutArticle(item.job, article, found, await self._passages.cuts(found, article.title, generations))
 
     async def _write(self, tenant_id: UUID, entries: Sequence[IndexEntry]) -> None:
         try:
@@ -224,36 +222,8 @@ class Processor:
             )
 
 
-def _entries(cuts: Sequence[tuple[_Fetched, _Cut]], vectors: Mapping[int, Vectors]) -> list[IndexEntry]:
-    entries: list[IndexEntry] = []
-    first = 0
-    for item, cut in cuts:
-        last = first + len(cut.chunks)
-        article = item.article
-        entries.append(
-            IndexEntry(
-                item.job,
-                cut.chunks,
-                {number: found[first:last] for number, found in vectors.items()},
-                cut.terms,
-                cut.title_terms,
-                cut.found,
-                title=article.title,
-                url=article.url,
-            )
-        )
-        first = last
-    return entries
-
-
 def _blob_key(job: Job) -> str:
     if job.blob_key is None:
         msg = "A document's version has no file."
         raise FileNotFoundError(msg)
     return job.blob_key
-
-
-def _cut(cut: Callable[[], list[Chunk]]) -> tuple[list[Chunk], list[Counter[str]]]:
-    chunks = cut()
-    lexicon = Lexicon()
-    return chunks, [lexicon.terms(chunk.text) for chunk in chunks]

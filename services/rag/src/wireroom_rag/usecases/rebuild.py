@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import Callable
 from typing import Protocol
 
 import structlog
 
 from wireroom_common.errors import ErrorKind, WireroomError
-from wireroom_rag.chunking import Chunker
-from wireroom_rag.domain.document import Chunk, ExtractedText, LeaseLostError, VersionKey
+from wireroom_rag.chunking import Chunkers
+from wireroom_rag.domain.document import LeaseLostError, VersionKey
 from wireroom_rag.domain.generation import GenerationState, Task
-from wireroom_rag.domain.headings import title_terms
-from wireroom_rag.domain.lexicon import Lexicon
 from wireroom_rag.domain.passage import BuiltText
 from wireroom_rag.ports.generations import GenerationQueue, GenerationWork, Models
 from wireroom_rag.ports.index import IndexWriter
-from wireroom_rag.usecases.vectors import embed_with
+from wireroom_rag.usecases.passages import cut, embed_with
 
 # Documents that are looked up at once, and turns after which other tenants' work has its turn.
 _DOCUMENTS = 16
@@ -43,7 +39,7 @@ class Builder:
         jobs: GenerationJobs,
         index: IndexWriter,
         models: Models,
-        chunker: Callable[[], Chunker],
+        chunkers: Chunkers,
         *,
         poll_seconds: float,
         heartbeat_seconds: float,
@@ -52,7 +48,7 @@ class Builder:
         self._jobs = jobs
         self._index = index
         self._models = models
-        self._chunker = chunker
+        self._chunkers = chunkers
         self._poll_seconds = poll_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._keep_seconds = keep_seconds
@@ -140,16 +136,9 @@ class Builder:
         if found is None:
             return
         content, title = found
-        chunker = self._chunker()
-        chunks: list[Chunk] = []
-        terms: list[Counter[str]] = []
-        for start, end in chunker.stretches(content):
-            cut, counts = await asyncio.to_thread(_cut, chunker, content, start, end)
-            chunks += cut
-            terms += counts
-        vectors = await embed_with(self._models, task.tenant_id, task.generation, [chunk.text for chunk in chunks])
-        titles = await asyncio.to_thread(title_terms, title, content.content, chunks)
-        built = BuiltText(key.document_id, key.version, chunks, vectors, terms, titles)
+        made = await cut(self._chunkers.of(task.generation.blueprint.chunker), content, title)
+        vectors = await embed_with(self._models, task.tenant_id, task.generation, made.texts)
+        built = BuiltText(key.document_id, key.version, made.chunks, vectors, made.terms, made.title_terms)
         await self._index.add(task.tenant_id, task.generation, built)
 
     async def _postpone(self, task: Task, error: Exception) -> None:
@@ -170,9 +159,3 @@ class Builder:
                 await self._jobs.renew(task)
             except Exception:  # noqa: BLE001 - logged with its traceback; the next beat tries again
                 _log.exception("lease_not_renewed")
-
-
-def _cut(chunker: Chunker, content: ExtractedText, start: int, end: int) -> tuple[list[Chunk], list[Counter[str]]]:
-    chunks = chunker.chunks(content, start, end)
-    lexicon = Lexicon()
-    return chunks, [lexicon.terms(chunk.text) for chunk in chunks]

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import structlog
 
-from wireroom_rag.ports.documents import BlobStore
 from wireroom_rag.ports.retention import Retention
+from wireroom_rag.usecases.delete import DeleteDroppedFiles
 
 _AT_ONCE = 200
 # Parts of one run; what is left is the next run's.
@@ -26,7 +26,7 @@ class Retain:
     def __init__(
         self,
         retention: Retention,
-        blobs: BlobStore,
+        files: DeleteDroppedFiles,
         ended: Callable[[str, int], None],
         *,
         versions_kept: int,
@@ -34,7 +34,7 @@ class Retain:
         article_days: int,
     ) -> None:
         self._retention = retention
-        self._blobs = blobs
+        self._files = files
         self._ended = ended
         self._versions_kept = versions_kept
         self._version_days = version_days
@@ -58,10 +58,8 @@ class Retain:
         count = 0
         for _ in range(_PARTS):
             found = await self._retention.old_versions(kept=self._versions_kept, days=self._version_days, limit=_AT_ONCE)
-            for old in found:
-                await self._blobs.delete([old.blob_key] if old.blob_key else [])
-                await self._retention.remove_version(old)
-            count += len(found)
+            count += sum([await self._retention.remove_version(old) for old in found])
+            await self._files()
             if len(found) < _AT_ONCE:
                 break
         return count

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -11,18 +13,21 @@ from uuid import UUID
 import structlog
 
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
-from wireroom_rag.chunking import Chunker
+from wireroom_rag.chunking import Chunkers
 from wireroom_rag.domain.collection import MAX_COLLECTIONS, Members, Note
 from wireroom_rag.domain.diversity import diversified
 from wireroom_rag.domain.generation import Generation, GenerationChangedError
 from wireroom_rag.domain.lexicon import Lexicon
 from wireroom_rag.domain.neighbours import with_neighbours
 from wireroom_rag.domain.passage import FoundPassage, Vectors
-from wireroom_rag.domain.scope import Scope
+from wireroom_rag.domain.provider_terms import Receiver
+from wireroom_rag.domain.scope import Scope, SourceKind
 from wireroom_rag.ports.collections import CollectionStore
 from wireroom_rag.ports.generations import Models, ServingGeneration
 from wireroom_rag.ports.index import PassageIndex
+from wireroom_rag.ports.provider_terms import DocumentTerms
 from wireroom_rag.ports.reranking import Reranker
+from wireroom_rag.ports.vectors import VectorStoreError
 
 DEFAULT_TOP_K = 8
 MAX_TOP_K = 50
@@ -42,14 +47,17 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Passages, best first. `degraded`: "lexical" if no model embedded the query, "unranked" if the reranker did not answer."""
+    """Passages, best first.
+
+    `degraded`: "lexical" if no model embedded the query, "unranked" if the reranker did not answer, or may not read what was found.
+    """
 
     passages: Sequence[FoundPassage]
     degraded: Sequence[str] = ()
 
 
 class Retrieve:
-    """Hybrid retrieval: vectors of the serving generation's model and BM25, fused; reranked if there is a reranker.
+    """Hybrid retrieval: vectors of the serving generation's model and BM25, fused; reranked if there is a reranker (`ranks`: who that is).
 
     A model that does not answer in `query_seconds` leaves BM25 alone.
     """
@@ -61,16 +69,20 @@ class Retrieve:
         *,
         generations: ServingGeneration,
         models: Models,
-        chunker: Callable[[], Chunker],
+        chunkers: Chunkers,
+        terms: DocumentTerms,
         reranker: Reranker | None = None,
+        ranks: Receiver | None = None,
         query_seconds: float = 3.0,
     ) -> None:
         self._index = index
         self._collections = collections
         self._generations = generations
         self._models = models
-        self._chunker = chunker
+        self._chunkers = chunkers
+        self._terms = terms
         self._reranker = reranker
+        self._ranks = ranks or Receiver()
         self._query_seconds = query_seconds
 
     async def __call__(
@@ -105,13 +117,12 @@ class Retrieve:
         members = None
         if collections:
             members = Members(await self._collections.resolve(scope, collections), attributes or {}, passing)
-        windows, terms = await asyncio.to_thread(self._prepare, query.replace("\x00", " "))
+        query = query.replace("\x00", " ")
         wanted = top_k or DEFAULT_TOP_K
         more = max(wanted, _CANDIDATES) if self._reranker is not None or diversity else wanted
-        found, embedded = await self._search(
-            scope, windows, terms, top_k=more, since=since, members=members, with_vectors=diversity > 0
-        )
+        found, embedded = await self._search(scope, query, top_k=more, since=since, members=members, with_vectors=diversity > 0)
         degraded = [] if embedded or not found else [LEXICAL]
+        found = await self._with_terms(scope.tenant_id, found)
         if self._reranker is not None and found:
             found, ranked = await self._reranked(self._reranker, query, found)
             degraded += [] if ranked else [UNRANKED]
@@ -123,8 +134,7 @@ class Retrieve:
     async def _search(
         self,
         scope: Scope,
-        windows: Sequence[str],
-        terms: Mapping[str, int],
+        query: str,
         *,
         top_k: int,
         since: datetime | None,
@@ -136,21 +146,19 @@ class Retrieve:
             generation = await self._generations.serving(scope.tenant_id)
             if generation is None:
                 break
+            windows, terms = await asyncio.to_thread(self._prepare, query, generation)
             vector = await self._embedded(scope.tenant_id, generation, windows)
+            search = functools.partial(
+                self._index.search, scope, generation=generation, terms=terms, top_k=top_k, since=since, members=members
+            )
             try:
-                found = await self._index.search(
-                    scope,
-                    generation=generation,
-                    vector=vector,
-                    terms=terms,
-                    top_k=top_k,
-                    since=since,
-                    members=members,
-                    with_vectors=with_vectors,
-                )
+                return await search(vector=vector, with_vectors=with_vectors), vector is not None
             except GenerationChangedError:
                 continue
-            return found, vector is not None
+            except VectorStoreError as error:
+                _log.warning("vectors_not_searched", error=error.code)
+            with contextlib.suppress(GenerationChangedError):
+                return await search(vector=None, with_vectors=False), False
         return [], True
 
     async def _embedded(self, tenant_id: UUID, generation: Generation, windows: Sequence[str]) -> Vectors | None:
@@ -169,9 +177,18 @@ class Retrieve:
             _log.warning("query_not_embedded", model=generation.blueprint.model, error=error.code)
         return None
 
+    async def _with_terms(self, tenant_id: UUID, found: Sequence[FoundPassage]) -> Sequence[FoundPassage]:
+        """Each with what the collections of its document say. Articles are in none."""
+        documents = {passage.document_id for passage in found if passage.kind is SourceKind.DOCUMENT}
+        terms = await self._terms.of_documents(tenant_id, documents) if documents else {}
+        return [replace(passage, provider_terms=terms.get(passage.document_id, ())) for passage in found] if terms else found
+
     async def _reranked(
         self, reranker: Reranker, query: str, found: Sequence[FoundPassage]
     ) -> tuple[Sequence[FoundPassage], bool]:
+        if not all(self._ranks.may_receive(passage.provider_terms) for passage in found):
+            # Scores of some beside fused ranks of others would be no order.
+            return found, False
         try:
             scores = await reranker.scores(query, [passage.text for passage in found])
         except WireroomError as error:
@@ -182,6 +199,6 @@ class Retrieve:
         scored = [replace(passage, rerank_score=score) for passage, score in zip(found, scores, strict=True)]
         return sorted(scored, key=lambda passage: -passage.rerank_score), True
 
-    def _prepare(self, query: str) -> tuple[list[str], dict[str, int]]:
+    def _prepare(self, query: str, generation: Generation) -> tuple[list[str], dict[str, int]]:
         terms = dict(Lexicon().terms(query).most_common(_MAX_TERMS))
-        return self._chunker().windows(query), terms
+        return self._chunkers.of(generation.blueprint.chunker).windows(query), terms

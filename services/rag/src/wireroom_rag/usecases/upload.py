@@ -8,6 +8,7 @@ import hashlib
 import unicodedata
 from collections.abc import AsyncIterator
 from pathlib import PurePath
+from uuid import UUID
 
 from wireroom_common.errors import ErrorKind, WireroomError, invalid
 from wireroom_common.ids import new_id
@@ -83,7 +84,7 @@ class UploadDocument:
         name = file_name(filename)
         intake = _Intake(data, self._max_bytes)
         shrinks = await asyncio.to_thread(may_shrink, (await intake.begin())[:HEAD_BYTES])
-        key = f"{scope.tenant_id}/{new_id()}{COMPRESSED if shrinks else ''}"
+        key = _new_key(scope.tenant_id, shrinks=shrinks)
         used = False
         try:
             await self._blobs.write(key, aiter(intake))
@@ -97,6 +98,12 @@ class UploadDocument:
             if not used:
                 # Also when the caller left: the deletion is finished whatever becomes of this task.
                 await asyncio.shield(self._blobs.delete([key]))
+
+
+def _new_key(tenant_id: UUID, *, shrinks: bool) -> str:
+    """Files of about three days share a folder, which the beginning of an id tells: no folder has more of them than can be listed."""
+    name = new_id()
+    return f"{tenant_id}/{name.hex[:5]}/{name}{COMPRESSED if shrinks else ''}"
 
 
 def file_name(filename: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from uuid import UUID
 
 import structlog
@@ -19,13 +19,24 @@ _log = structlog.get_logger(__name__)
 
 
 class WatchDocument:
-    """At most `most` watchers at a time, `each` of one tenant; changes are looked for every `seconds` while there are any."""
+    """At most `most` watchers at a time, `each` of one tenant; changes are looked for every `seconds` while there are any.
+
+    Who reads the document is looked at with them. While `draining`, nobody watches: they are to ask another process.
+    """
 
     def __init__(
-        self, documents: DocumentStore, progress: ProgressReader, *, seconds: float = 0.3, most: int = 1_000, each: int = 200
+        self,
+        documents: DocumentStore,
+        progress: ProgressReader,
+        *,
+        draining: Callable[[], bool],
+        seconds: float = 0.3,
+        most: int = 1_000,
+        each: int = 200,
     ) -> None:
         self._documents = documents
         self._progress = progress
+        self._draining = draining
         self._seconds = seconds
         self._most = most
         self._each = each
@@ -34,7 +45,10 @@ class WatchDocument:
         self._looking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, document_id: UUID) -> AsyncIterator[Document]:
-        """The document now, and again with each change until its state is final. NOT_FOUND for what the caller cannot see any more."""
+        """The document now, and again with each change until its state is final. NOT_FOUND for what the caller cannot see any more.
+
+        UNAVAILABLE `service_stopping` when the process is about to end.
+        """
         with self._watching((scope.tenant_id, document_id)) as changed:
             shown: Document | None = None
             while True:
@@ -46,6 +60,10 @@ class WatchDocument:
                 if document.state not in PENDING:
                     return
                 shown = document
+                if self._draining():
+                    raise WireroomError(
+                        ErrorKind.UNAVAILABLE, "service_stopping", "This server is about to stop. Follow again.", retry_after=1
+                    )
                 await changed.wait()
                 changed.clear()
 
@@ -78,6 +96,10 @@ class WatchDocument:
     async def _look(self) -> None:
         while self._watchers:
             await asyncio.sleep(self._seconds)
+            if self._draining():
+                for changed in self._watchers:
+                    changed.set()
+                continue
             keys = set(self._watchers.values())
             try:
                 found = await self._progress.progress(keys)
