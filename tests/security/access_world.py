@@ -143,14 +143,14 @@ class World:
         body = {"name": f"{self.marker} {next(_serial)}", "document_ids": [self.member()], "visibility": "tenant"}
         return str(self.owner.api.post("/api/v1/collections", body)["id"])
 
-    def batch_collection(self) -> str:
-        """The collection of every file batch: their paths name both."""
+    def new_batch_collection(self) -> str:
+        """The collection of every file batch, always the same one: their paths name both."""
         if "batch_collection" not in self.things:
             self.things["batch_collection"] = self.new_collection()
         return self.things["batch_collection"]
 
     def new_file_batch(self) -> str:
-        path = f"/v1/vector_stores/{self.batch_collection()}/file_batches"
+        path = f"/v1/vector_stores/{self.new_batch_collection()}/file_batches"
         return str(self.owner.api.post(path, {"file_ids": [self.member()]})["id"])
 
     def new_feed(self) -> str:

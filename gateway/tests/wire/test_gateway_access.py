@@ -36,11 +36,11 @@ def routes_of(rig: Rig) -> list[Any]:
 
 def _path(template: str) -> str:
     """The route's path for some thing: ids of OpenAI's surface have their forms, all others are the services' business."""
-    file, store = f"file-{'0' * 32}", f"vs_{'0' * 32}"
+    file, store, batch = f"file-{'0' * 32}", f"vs_{'0' * 32}", f"vsfb_{'0' * 32}"
     if template.startswith("/v1/files/"):
         return template.replace("{id}", file)
     if template.startswith("/v1/vector_stores/"):
-        return template.replace("{id}", store).replace("{file_id}", file)
+        return template.replace("{id}", store).replace("{file_id}", file).replace("{batch_id}", batch)
     return template.replace("{", "").replace("}", "")
 
 
@@ -52,6 +52,9 @@ async def ask(rig: Rig, route: Any, headers: dict[str, str]) -> tuple[int, bool]
         method, headers = "GET", {**headers, **HANDSHAKE}
     json = {} if method in ("POST", "PUT", "PATCH") else None
     async with rig.session.request(method, path, headers=headers, json=json) as reply:
+        if reply.content_type == "application/zip":
+            # An archive asks for its parts while it is read.
+            await reply.read()
         return reply.status, any(call.method not in _BACKGROUND for call in rig.neighbours.calls)
 
 

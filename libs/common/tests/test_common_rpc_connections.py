@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from rpc_contract_rig import (
     failure_of,
     opened,
     serve,
+    user,
     who_am_i,
 )
 from rpc_other_process import echo
@@ -213,6 +215,22 @@ async def outcome_of(call: Any) -> Any:
         return await call
     except WireroomError as error:
         return error
+
+
+@pytest.mark.parametrize("kind", [Kind.GRPC, Kind.MULTIPLEXED])
+async def test_connection_that_comes_while_the_event_loop_is_held_up_is_not_missed(kind: Kind, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path) as rig:
+        rig.servicers.get_me = who_am_i
+        stub = rig.auth(connect_wait=0.6)
+        calls = [asyncio.create_task(outcome_of(stub.GetMe(auth_pb2.GetMeRequest(), timeout=20))) for _ in range(100)]
+        tasks = len(asyncio.all_tasks())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        # One task waits for the connection, however many calls do.
+        assert len(asyncio.all_tasks()) < tasks + len(calls) // 2
+        time.sleep(0.9)  # noqa: ASYNC251 - whoever holds up the event loop
+        outcomes = await asyncio.gather(*calls)
+    assert [str(getattr(outcome, "user", outcome)) for outcome in outcomes] == [str(user(USER).user)] * len(calls)
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import UUID
 
@@ -255,7 +255,8 @@ async def make_auth(migrated_database: Callable[[str], Any]) -> AsyncIterator[Ma
     async def make(*, infra: AuthInfra | None = None, **settings: Any) -> Auth:
         if not databases:
             databases.append(await migrated_database("auth"))
-        infra = infra or AuthInfra(databases[0])
+        # Another process counts for itself.
+        infra = AuthInfra(databases[0]) if infra is None else replace(infra, registry=CollectorRegistry())
         service = build(quick_settings(**settings), infra)
         assert service.start is not None
         await service.start()

@@ -230,7 +230,12 @@ async def test_a_tenant_goes_with_everybody_in_it(hands: Hands) -> None:
     with pytest.raises(WireroomError) as kept:
         await hands.call("EraseTenant", operator, name="default", password=hands.password)
     assert kept.value.code == "default_tenant"
+    with pytest.raises(WireroomError):
+        await auth.login("clerk@acme.example", "not the right one")
+    address = _address("clerk@acme.example")
+    assert len(await _rows(auth, "SELECT 1 FROM login_attempts WHERE key = :key", key=address)) == 1
     begun = await hands.call("EraseTenant", admin, name="Acme Harbours", password=hands.password)
+    assert await _rows(auth, "SELECT 1 FROM login_attempts WHERE key = :key", key=address) == []
     assert begun.erasure.user_id == ""
     assert await _rows(auth, "SELECT 1 FROM tenants WHERE tenant_id = :id", id=tenant_id) == []
     assert await _rows(auth, "SELECT 1 FROM users WHERE tenant_id = :id", id=tenant_id) == []

@@ -150,3 +150,14 @@ async def test_what_a_user_takes_along(chatting: Chatting) -> None:
     with pytest.raises(WireroomError) as refused:
         [entry async for entry in stub.ExportTexts(privacy_pb2.ExportTextsRequest(), timeout=20)]
     assert refused.value.kind is ErrorKind.FORBIDDEN
+
+
+async def test_nothing_is_left_out_between_pages_of_large_texts(chatting: Chatting) -> None:
+    store = SqlResponses(chatting.chat.database)
+    ids = [new_id() for _ in range(9)]
+    for identity in ids:
+        await store.add(Owner(TENANT, USER), StoredResponse(identity, None, datetime.now(UTC), b"[]", b"{}"))
+    stub: Any = privacy_pb2_grpc.TextExportServiceStub(chatting.chat.channel)
+    set_current_principal(replace(OWNER, permissions=OWNER.permissions | {"privacy:erase:self"}))
+    entries = [entry async for entry in stub.ExportTexts(privacy_pb2.ExportTextsRequest(), timeout=20)]
+    assert [json.loads(entry.json)["id"] for entry in entries] == sorted(map(str, ids))

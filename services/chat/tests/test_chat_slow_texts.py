@@ -60,6 +60,7 @@ _TEXTS: list[tuple[str, Callable[[str], object], Callable[[int], str]]] = [
     ("markers in code", Marked, lambda length: _repeated("`[1]` ", length)),
     ("markers in addresses", Marked, lambda length: _repeated("http://a[1] ", length)),
     ("brackets", Marked, lambda length: _repeated("[ [1", length)),
+    ("one long figure", StatementReader(Terms()).read, lambda length: _repeated("1.", length)),
     ("letters with figures", StatementReader(Terms()).read, lambda length: "A" * length + "1" * length),
     ("restrictions of nothing", StatementReader(Terms()).read, lambda length: _repeated("without ", length // 4)),
     ("capitals", StatementReader(Terms()).read, lambda length: _repeated("AB1c ", length)),

@@ -20,6 +20,7 @@ from wireroom_chat.domain.checkpoint import checkpoint_of, request_of
 from wireroom_chat.domain.frames import Info
 from wireroom_chat.domain.passages import Citation, Passage, Quote, SourceKind
 from wireroom_chat.domain.request import Grounding, parse_request
+from wireroom_chat.domain.source_terms import SourceTerms
 from wireroom_chat.ports.generations import Origin
 from wireroom_chat.usecases.stream_opening import Opening, Part
 from wireroom_common.errors import ErrorKind, WireroomError
@@ -151,6 +152,33 @@ async def test_the_bill_of_both_processes_is_booked_once(suite: Suite) -> None:
     assert first.tokens_out > 10
     assert second.tokens_in > first.tokens_in
     assert second.tokens_out > 5
+
+
+async def test_what_sources_an_answer_came_from_is_known_after_every_chunk(suite: Suite) -> None:
+    terms = SourceTerms(frozenset({frozenset({"a", "b"})}))
+    suite.retrieval.passages = [replace(found, terms=terms) for found in PASSAGES]
+    suite.a.script(tokens=SENTENCES)
+    _, reference, _ = await suite.stream(model="grounded", messages=ask(QUESTION))
+    for count in range(1, len(reference)):
+        suite.a.script(tokens=SENTENCES)
+        async with dead_after(suite, count, model="grounded") as dead:
+            said = text_of([orjson.loads(chunk) for chunk in dead.chunks])
+            suite.a.script(tokens=["".join(SENTENCES)[len(said) :]])
+            infos, _ = await dead.taken_up(suite)
+        assert {info.source_terms for info in infos} == {terms.written()}
+
+
+async def test_what_a_tool_found_is_gone_on_with_only_by_those_who_may_read_it(suite: Suite) -> None:
+    suite.a.script(tokens=SENTENCES)
+    async with dead_after(suite, 3, model="grounded") as dead:
+        assert dead.info is not None
+        # The search before the answer found nothing of the kind: only this tells of it.
+        dead.info = replace(dead.info, source_terms=(("b",),))
+        suite.a.reset()
+        suite.b.script(tokens=SENTENCES[2:])
+        infos, chunks = await dead.taken_up(suite)
+    assert (text_of(chunks), infos[-1].path) == ("".join(SENTENCES), ("a/m", "b/m"))
+    assert not suite.a.requests
 
 
 async def test_sources_that_have_changed_end_the_answer(suite: Suite) -> None:

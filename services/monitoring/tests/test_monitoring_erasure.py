@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from sqlalchemy import text
 
 from wireroom_common.bus import Envelope, event_type
 from wireroom_common.clock import SystemClock
 from wireroom_common.ids import new_id
+from wireroom_monitoring.erasure import BlankEvents
 from wireroom_protos.events.v1 import events_pb2
 
 TENANT, OTHER = UUID(int=1), UUID(int=2)
@@ -50,9 +52,14 @@ async def erase(monitoring: Any, user: str) -> events_pb2.PrivacyErasurePartDone
     await monitoring.deliver(
         event(events_pb2.PrivacyErasureRequested(erasure_id=str(uuid4()), user_id=user), TENANT), consumer="monitoring.erasure"
     )
+    await monitoring.run_periodic("monitoring.erasures")
+    return (await answers(monitoring))[-1]
+
+
+async def answers(monitoring: Any) -> list[events_pb2.PrivacyErasurePartDone]:
     async with monitoring.database.system() as connection:
         rows = await connection.execute(text("SELECT data FROM outbox WHERE type = 'privacy.erasure.part_done' ORDER BY id"))
-        return events_pb2.PrivacyErasurePartDone.FromString(bytes(rows.all()[-1].data))
+        return [events_pb2.PrivacyErasurePartDone.FromString(bytes(row.data)) for row in rows]
 
 
 async def told(monitoring: Any, tenant_id: UUID) -> list[tuple[str, bool]]:
@@ -81,8 +88,25 @@ async def test_events_of_the_user_lose_what_they_tell_and_the_others_do_not(moni
     await monitoring.deliver(event(events_pb2.ChatSessionDeleted(session_id=str(uuid4()), user_id=str(USER)), TENANT))
     completed = events_pb2.PrivacyErasureCompleted(erasure_id=str(uuid4()), user_id=str(USER))
     await monitoring.deliver(event(completed, TENANT), consumer="monitoring.erasure")
+    await monitoring.run_periodic("monitoring.erasures")
     assert (await told(monitoring, TENANT))[-1] == ("chat.session.deleted", False)
     assert (await erase(monitoring, str(USER))).counts["events"] == 0
+
+
+@pytest.mark.parametrize("user", [str(USER), ""], ids=["user", "tenant"])
+async def test_a_long_log_is_blanked_in_parts_and_answered_for_once_it_is_done(monitoring: Any, user: str) -> None:
+    await logged(monitoring)
+    requested = events_pb2.PrivacyErasureRequested(erasure_id=str(uuid4()), user_id=user)
+    await monitoring.deliver(event(requested, TENANT), consumer="monitoring.erasure")
+    # Who asks before it is done is not answered.
+    await monitoring.deliver(event(requested, TENANT), consumer="monitoring.erasure")
+    assert await answers(monitoring) == []
+    await BlankEvents(monitoring.database, batch=1).run()
+    (done,) = await answers(monitoring)
+    assert done.counts["events"] == sum(not tells for _, tells in await told(monitoring, TENANT)) == (2 if user else 4)
+    await monitoring.deliver(event(requested, TENANT), consumer="monitoring.erasure")
+    await monitoring.run_periodic("monitoring.erasures")
+    assert await answers(monitoring) == [done, done]
 
 
 async def test_of_a_tenant_nothing_but_types_is_left(monitoring: Any) -> None:

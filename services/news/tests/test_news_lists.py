@@ -115,7 +115,7 @@ async def test_tenants_do_not_share_lists(pair: Pair, feed_server: Any, rss: Any
 )
 async def test_events_end_lists_that_their_own_process_could_not_end(pair: Pair, happened: Message, ends: bool) -> None:  # noqa: FBT001 - a parameter
     await pair.one.listed()
-    (subscription,) = pair.two.service.subscriptions
+    (subscription,) = (each for each in pair.two.service.subscriptions if each.consumer == "news.lists")
     catalogue = Catalogue.from_files(events_pb2.DESCRIPTOR)
     envelope = Envelope(
         id=new_id(),

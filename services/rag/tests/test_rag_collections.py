@@ -18,6 +18,7 @@ from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import set_current_principal
 from wireroom_protos.rag.v1 import collections_pb2 as messages
 from wireroom_protos.rag.v1 import rag_pb2
+from wireroom_rag.adapters import search_scope_sql
 from wireroom_rag.adapters.generations_sql import GenerationStore
 from wireroom_rag.adapters.retrieval_sql import IndexReader
 from wireroom_rag.domain.collection import Members, notes
@@ -223,6 +224,18 @@ async def test_each_leg_alone_is_limited_to_members(hands: Callable[..., Hands],
             everything = await reader.search(scope, generation=generation, **leg, top_k=10, since=None)
             limited = await reader.search(scope, generation=generation, **leg, top_k=10, since=None, members=members)
             assert ({found.title for found in everything}, {found.title for found in limited}) == ({"a.txt", "b.txt"}, {"a.txt"})
+
+
+async def test_members_of_a_collection_too_large_to_name_them_are_all_found(
+    hands: Callable[..., Hands], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = hands(permissions=PERMISSIONS - {"news:read"})
+    names = ["a.txt", "b.txt", "c.txt"]
+    ids = [await ann.index(name, f"The kingfisher is blue in {name}.") for name in names]
+    await ann.index("d.txt", "The kingfisher is blue, too.")
+    one = await ann.make(*ids, name="one")
+    monkeypatch.setattr(search_scope_sql, "_MOST_NAMED", 1)
+    assert await ann.found(one) == set(names)
 
 
 async def test_a_name_means_ones_own_collection_first_and_never_a_guess(hands: Callable[..., Hands]) -> None:

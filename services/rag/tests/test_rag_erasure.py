@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from rag_rig import ALL_PERMISSIONS, Rag, User
+from sqlalchemy import text
 
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_common.principal import set_current_principal
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.rag.v1 import collections_pb2, privacy_pb2, rag_pb2
+from wireroom_rag.adapters.blobs import ObjectBlobs
+from wireroom_rag.adapters.connections import worker
+from wireroom_rag.adapters.deletion_sql import bury
 
 EDITOR = ALL_PERMISSIONS | {"collections:manage:own"}
 _USED = "SELECT owner_id, documents, bytes FROM usage WHERE documents <> 0"
@@ -97,6 +101,36 @@ async def test_who_asks_again_is_told_again_when_all_is_gone(rag: Rag) -> None:
     assert (first.part, first.counts["documents"], bool(first.signature), bool(first.public_key)) == ("rag", 1, True, True)
 
 
+async def test_the_answer_waits_for_the_files_of_versions_that_were_let_go_before(
+    start_rag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rag = await start_rag(versions_kept=1)
+    user = rag.user(permissions=EDITOR)
+    colleague = rag.user(tenant_id=user.tenant_id, permissions=EDITOR)
+    for number in range(2):
+        await rag.index(user, "a.txt", f"The pelican dives {number} times.".encode())
+    really_delete = ObjectBlobs.delete
+
+    with monkeypatch.context() as faulty:
+        kept: set[str] = set()
+
+        async def delete(blobs: ObjectBlobs, keys: Sequence[str]) -> None:
+            if not kept or kept.intersection(keys):
+                kept.update(keys)
+                raise OSError("The store of files does not answer.")
+            await really_delete(blobs, keys)
+
+        faulty.setattr(ObjectBlobs, "delete", delete)
+        await rag.run("rag_cleanup_old_content")
+        of_user, of_colleague = await erase(rag, user), await erase(rag, colleague)
+        await rag.run("rag_purge")
+        assert len(rag.blobs()) == 1
+        assert [told.erasure_id for told in await answers(rag)] == [str(of_colleague)]
+    await rag.run("rag_purge")
+    assert rag.blobs() == []
+    assert [told.erasure_id for told in await answers(rag)] == [str(of_colleague), str(of_user)]
+
+
 async def test_what_others_read_goes_to_the_heir(rag: Rag) -> None:
     leaver = rag.user(permissions=EDITOR)
     heir, reader = rag.user(tenant_id=leaver.tenant_id, permissions=EDITOR), rag.user(tenant_id=leaver.tenant_id)
@@ -129,6 +163,18 @@ async def test_what_others_read_goes_to_the_heir(rag: Rag) -> None:
     }
     (told,) = await answers(rag)
     assert (told.counts["transferred"], told.counts["documents"], told.counts["collections"]) == (3, 1, 1)
+
+
+async def test_what_is_stored_is_counted_once_for_however_many_documents_go(rag: Rag) -> None:
+    user = rag.user(permissions=EDITOR)
+    ids = [UUID((await rag.upload(user, f"{number}.txt", b"The heron waits.")).id) for number in range(4)]
+    changed = text("SELECT pg_stat_get_xact_tuples_updated(CAST('usage' AS regclass))")
+    async with worker(rag.database, user.tenant_id) as connection:
+        before = (await connection.execute(changed)).scalar_one()
+        await bury(connection, user.tenant_id, ids)
+        # The owner's row and the tenant's: a row that is changed ten thousand times in one transaction takes minutes.
+        assert (await connection.execute(changed)).scalar_one() - before == 2
+    assert await rag.rows(user.tenant_id, _USED) == []
 
 
 async def test_an_heir_who_is_erased_gets_nothing(rag: Rag) -> None:

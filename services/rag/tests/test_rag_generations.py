@@ -105,7 +105,7 @@ async def test_switch_to_another_model_under_queries_answers_each_of_them(
         documents = documents | {"gangway": (await rag.index(user, "gangway.txt", b"The gangway stands at the pier.")).id}
         await state(rag, user, 2, SERVING)
         calls = len(models.requests)
-        await eventually(lambda: len(models.requests) > calls + 2 * len(documents), what="queries by the new model")
+        await eventually(lambda: len(models.requests) > calls + 2 * len(documents), within=30, what="queries by the new model")
     assert wrong == []
     assert set(models.keys) == {"Bearer k"}
     rows = await rag.rows(user.tenant_id, "SELECT generation, dimension, count(*) FROM chunks GROUP BY 1, 2 ORDER BY 1")

@@ -101,7 +101,7 @@ async def test_file_that_no_scanner_has_seen_goes_to_its_owner_alone(start_rag: 
 
 async def test_one_tenant_does_not_take_all_places_of_watchers(start_rag: Any) -> None:
     rag: Rag = await start_rag(clamd="/nowhere/clamd.sock")
-    watch = WatchDocument(DocumentStore(rag.database), SteeringStore(rag.database), most=4, each=2)
+    watch = WatchDocument(DocumentStore(rag.database), SteeringStore(rag.database), most=4, each=2, draining=lambda: False)
 
     async def first(user: User) -> Any:
         document = await rag.upload(user, "long.txt", b"It waits for its scanner.")

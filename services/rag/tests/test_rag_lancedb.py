@@ -24,18 +24,20 @@ from wireroom_common.principal import set_current_principal
 from wireroom_common.testing import eventually
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.rag.v1 import generations_pb2, rag_pb2
+from wireroom_rag.adapters import vectors_lancedb
 from wireroom_rag.adapters.blobs import BucketAccess
 from wireroom_rag.adapters.connections import worker
+from wireroom_rag.adapters.generation_work_sql import GenerationJobs
 from wireroom_rag.adapters.generations_sql import GenerationStore
 from wireroom_rag.adapters.vector_place import NAME_FILE, VectorPlace
 from wireroom_rag.adapters.vector_removals_sql import VectorRemovalRows
 from wireroom_rag.adapters.vectors_lancedb import LanceVectors
 from wireroom_rag.domain.erasure import Tombstone
-from wireroom_rag.domain.generation import POSTGRESQL, Generation, GenerationState
+from wireroom_rag.domain.generation import POSTGRESQL, Generation, GenerationState, Task
 from wireroom_rag.domain.scope import Scope, SourceKind
 from wireroom_rag.ports.vectors import NewVectors, Sought, VectorStoreError
 from wireroom_rag.settings import RagSettings
-from wireroom_rag.usecases.vector_upkeep import RemoveVectors
+from wireroom_rag.usecases.vector_upkeep import RemoveVectors, TidyVectors
 from wireroom_rag.vector_wiring import VectorStore
 
 MANAGER = frozenset({"docs:read", "docs:write", "news:read", "collections:manage", "collections:manage:own"})
@@ -221,6 +223,76 @@ async def test_vectors_without_a_chunk_hide_nothing(rag_database: Database, tmp_
     await indexed.outside.stop()
 
 
+async def _dropped(jobs: GenerationJobs, task: Task) -> None:
+    while await jobs.drop_some(task):
+        pass
+
+
+async def test_generation_keeps_its_rows_until_its_vectors_are_gone(rag_database: Database, tmp_path: Path) -> None:
+    """By them it is known what an erasure has to wait for."""
+    indexed = Indexed(rag_database, lance(tmp_path / "vectors"))
+    assert indexed.outside is not None
+    tenant_id = uuid4()
+    (article_id, _) = await indexed.index(tenant_id, [clustered(3), clustered(2, seed=1)])
+    async with worker(rag_database, tenant_id) as connection:
+        await connection.execute(
+            text("UPDATE generations SET state = 'retired', ended_at = now(), next_attempt_at = '2000-01-01'")
+        )
+    jobs = GenerationJobs(rag_database, lease_seconds=60, outside=indexed.outside)
+    task = await jobs.claim()
+    assert task is not None
+    (tmp_path / "vectors").rename(tmp_path / "away")
+    with pytest.raises(VectorStoreError):
+        await _dropped(jobs, task)
+    await indexed.removed(tenant_id, [article_id])
+    (removal,) = await VectorRemovalRows(rag_database).of_document(Tombstone(tenant_id, article_id), 10)
+    assert len(removal.chunk_ids) == 3
+    (tmp_path / "away").rename(tmp_path / "vectors")
+    await _dropped(jobs, task)
+    assert await indexed.drained() == 1
+    async with worker(rag_database, tenant_id) as connection:
+        left = await connection.execute(text("SELECT count(*) FROM chunks"))
+        assert left.scalar_one() == 0
+    await indexed.outside.stop()
+
+
+async def test_generation_is_tidied_by_one_process_however_long_it_takes(rag_database: Database, tmp_path: Path) -> None:
+    store = lance(tmp_path / "vectors")
+    tenant_id = uuid4()
+    await Indexed(rag_database, store).index(tenant_id, [clustered(3)])
+    rows = VectorRemovalRows(rag_database)
+    waits: list[float] = []
+
+    async def wait() -> float:
+        async with worker(rag_database, tenant_id) as connection:
+            left = await connection.execute(text("SELECT CAST(extract(epoch FROM upkeep_at - now()) AS float8) FROM generations"))
+            return float(left.scalar_one())
+
+    class Watched:
+        async def tidy(self, tenant_id: UUID, generation: Generation) -> None:
+            waits.append(await wait())
+            await store.tidy(tenant_id, generation)
+
+    assert await TidyVectors(rows, Watched(), most_seconds=3_600)() == 1
+    assert await TidyVectors(rows, Watched(), most_seconds=3_600)() == 0
+    assert len(waits) == 1
+    assert waits[0] > 3_600
+    assert 0 < await wait() <= 600
+    await store.stop()
+
+
+async def test_query_waits_for_its_turn_no_longer_than_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # All turns are taken by queries of a store that hangs.
+    monkeypatch.setattr(vectors_lancedb, "_SEARCHES_AT_ONCE", 0)
+    store = lance(tmp_path / "vectors", seconds=0.2)
+    generation = Generation(1, BLUEPRINT, GenerationState.SERVING, "lancedb:x/y")
+    async with asyncio.timeout(10):
+        with pytest.raises(VectorStoreError) as slow:
+            await store.nearest(Sought(Scope(uuid4(), uuid4(), EVERYTHING), generation, clustered(1)[0]), 10)
+    assert slow.value.kind is ErrorKind.DEADLINE
+    await store.stop()
+
+
 async def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     """Two views of it, as two processes have: what one writes, removes or drops is so for the other."""
     one, two = lance(tmp_path / "vectors", exact_up_to=100), lance(tmp_path / "vectors", exact_up_to=100)
@@ -311,3 +383,6 @@ def test_lancedb_that_is_not_installed_is_told_in_a_sentence(
 def test_place_of_the_vectors_must_be_one(rag_database: Database, tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="WIREROOM_RAG_VECTORS_AT is 'ftp://x'"):
         VectorStore(RagSettings(vectors_at="ftp://x"), rag_database, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OperatorError, match="see WIREROOM_RAG_VECTORS_AT"):
+        VectorStore(RagSettings(vectors_at=f"file://{tmp_path}/file/vectors"), rag_database, tmp_path)

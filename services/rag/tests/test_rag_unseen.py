@@ -11,12 +11,15 @@ import docx
 import pptx
 import pytest
 import xlsxwriter
+from docx.enum.style import WD_STYLE_TYPE
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 from docx.shared import RGBColor
 from pptx.dml.color import RGBColor as SlideColor
 from pptx.enum.dml import MSO_THEME_COLOR
 from pptx.enum.shapes import MSO_SHAPE
+from pptx.oxml import parse_xml as parse_slide_xml
+from pptx.oxml.ns import nsdecls as slide_namespaces
 from pptx.util import Inches, Pt
 from rag_files import word, zipped
 from reportlab.lib import colors
@@ -165,13 +168,31 @@ def _pale(canvas: Canvas, word: str) -> None:
     canvas.drawString(60, 700, word)
 
 
+_PIXEL = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU\x00\x00\x00\nIDATx\x9cc\xf8\x0f\x00\x01\x01\x01\x00\x1b\xb6\xeeV\x00\x00\x00\x00IEND\xaeB`\x82"  # noqa: E501 - one white pixel
+
+
 def _recognised_in_a_scan(canvas: Canvas, word: str) -> None:
-    pixel = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU\x00\x00\x00\nIDATx\x9cc\xf8\x0f\x00\x01\x01\x01\x00\x1b\xb6\xeeV\x00\x00\x00\x00IEND\xaeB`\x82"  # noqa: E501 - one white pixel
-    canvas.drawImage(ImageReader(io.BytesIO(pixel)), 0, 0, 842, 842)
+    canvas.drawImage(ImageReader(io.BytesIO(_PIXEL)), 0, 0, 842, 842)
     _invisible(canvas, word)
 
 
-@pytest.mark.parametrize("draw", [_white_on_dark, _on_a_white_page_of_its_own, _under_a_thin_line, _pale, _recognised_in_a_scan])
+def _recognised_in_a_scan_of_strips(canvas: Canvas, word: str) -> None:
+    for strip in range(4):
+        canvas.drawImage(ImageReader(io.BytesIO(_PIXEL)), 0, strip * 210, 842, 210)
+    _invisible(canvas, word)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        _white_on_dark,
+        _on_a_white_page_of_its_own,
+        _under_a_thin_line,
+        _pale,
+        _recognised_in_a_scan,
+        _recognised_in_a_scan_of_strips,
+    ],
+)
 def test_text_of_a_pdf_that_only_looks_unseen_is_read(draw: Draw) -> None:
     assert SHOWN in text_of(types.PDF, pdf(draw, word=SHOWN)).split("quay.", 1)[1]
 
@@ -180,6 +201,34 @@ def test_pages_behind_those_that_are_drawn_are_judged_by_how_they_are_made(monke
     monkeypatch.setattr(pdf_unseen, "DRAWN_PAGES", 1)
     pages = read_pages(types.PDF, pdf(_white, _white_on_dark, pages=3), 100)[0]
     assert [page.count(HIDDEN) for page in pages] == [1, 1, 1]
+
+
+def _framed(canvas: Canvas, word: str) -> None:
+    """Two rectangles in one path, of which only what lies between them is filled."""
+    canvas.drawString(60, 700, word)
+    frame = canvas.beginPath()
+    frame.rect(10, 10, 800, 800)
+    frame.rect(20, 20, 780, 780)
+    canvas.drawPath(frame, fill=1, stroke=0, fillMode=0)
+    canvas.drawString(60, 600, word)
+
+
+def _cut_off(canvas: Canvas, word: str) -> None:
+    canvas.drawString(60, 700, word)
+    canvas.drawString(60, 600, word)
+    canvas.saveState()
+    edge = canvas.beginPath()
+    edge.rect(0, 0, 842, 20)
+    canvas.clipPath(edge, stroke=0, fill=0)
+    canvas.rect(0, 0, 842, 842, fill=1)
+    canvas.restoreState()
+
+
+@pytest.mark.parametrize("draw", [_framed, _cut_off])
+def test_shapes_around_a_text_hide_it_on_no_page(monkeypatch: pytest.MonkeyPatch, draw: Draw) -> None:
+    monkeypatch.setattr(pdf_unseen, "DRAWN_PAGES", 1)
+    pages = read_pages(types.PDF, pdf(draw, pages=2), 100)[0]
+    assert [page.count(HIDDEN) for page in pages] == [2, 2]
 
 
 def document(change: Callable[[docx.document.Document], None]) -> str:
@@ -237,7 +286,42 @@ def _content_control(file: docx.document.Document) -> None:
     file.element.body.insert(0, parse_xml(control))
 
 
-@pytest.mark.parametrize("change", [_dark_heads, _dark_paragraph, _margins, _text_box, _content_control])
+def _hidden_style_in_a_text_box(file: docx.document.Document) -> None:
+    file.styles.add_style("Unseen", WD_STYLE_TYPE.PARAGRAPH).font.hidden = True
+    hidden = f'<w:p><w:pPr><w:pStyle w:val="Unseen"/></w:pPr><w:r><w:t>{HIDDEN}</w:t></w:r></w:p>'
+    file.add_paragraph()._p.append(  # noqa: SLF001 - nothing public makes text boxes
+        parse_xml(_box(f"<w:p><w:r><w:t>Quay dues</w:t></w:r></w:p>{hidden}"))
+    )
+
+
+def _dark_page(file: docx.document.Document) -> None:
+    file.element.insert(0, parse_xml(f'<w:background {nsdecls("w")} w:color="1F3864"/>'))
+    file.settings.element.insert(0, parse_xml(f"<w:displayBackgroundShape {nsdecls('w')}/>"))
+    file.add_paragraph().add_run("Quay dues").font.color.rgb = RGBColor(255, 255, 255)
+    file.add_paragraph().add_run(HIDDEN).font.color.rgb = RGBColor(0x1F, 0x38, 0x64)
+
+
+def _table_style_of_another(file: docx.document.Document) -> None:
+    dark = file.styles["Light List Accent 1"]
+    style = file.styles.add_style("House table", WD_STYLE_TYPE.TABLE)
+    style.base_style = dark
+    table = file.add_table(rows=2, cols=1, style=style)
+    table.cell(0, 0).paragraphs[0].add_run("Quay dues").font.color.rgb = RGBColor(255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _dark_heads,
+        _dark_paragraph,
+        _dark_page,
+        _margins,
+        _text_box,
+        _hidden_style_in_a_text_box,
+        _content_control,
+        _table_style_of_another,
+    ],
+)
 def test_every_part_of_a_word_document_that_is_shown_is_read_once(change: Callable[[docx.document.Document], None]) -> None:
     text = document(change)
     assert text.count("Quay dues") == 1
@@ -329,6 +413,35 @@ def test_white_text_on_a_dark_shape_is_read(*, grouped: bool) -> None:
     assert "Quay dues" in slides("Quay dues", ink=WHITE, paper=BLUE, grouped=grouped)
 
 
+def test_shapes_of_a_master_that_a_slide_does_not_show_are_not_behind_its_text() -> None:
+    deck = pptx.Presentation()
+    layout = deck.slide_layouts[6]
+    layout.element.set("showMasterSp", "0")
+    slide = deck.slides.add_slide(layout)
+    # The master's: nothing public adds shapes to it.
+    wall = slide.shapes.add_shape(MSO_SHAPE.RECTANGLE, 0, 0, deck.slide_width, deck.slide_height)
+    wall.fill.solid()
+    wall.fill.fore_color.rgb = BLUE
+    layout.slide_master.shapes._spTree.append(wall._element)  # noqa: SLF001 - see above
+    run = slide.shapes.add_textbox(Inches(2), Inches(3.5), Inches(3), Inches(1)).text_frame.paragraphs[0].add_run()
+    run.text, run.font.color.rgb = "Quay dues", BLUE
+    buffer = io.BytesIO()
+    deck.save(buffer)
+    assert "Quay dues" in text_of(types.PPTX, buffer.getvalue())
+
+
+@pytest.mark.parametrize(("value", "seen"), [("50%", True), ("50000", True), ("5%", False), ("5000", False), ("half", True)])
+def test_a_text_of_a_slide_that_shines_through_is_read(value: str, *, seen: bool) -> None:
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[6])
+    run = slide.shapes.add_textbox(Inches(2), Inches(3.5), Inches(3), Inches(1)).text_frame.paragraphs[0].add_run()
+    run.text, run.font.color.rgb = "Quay dues", BLUE
+    run.font.color._xFill[0].append(parse_slide_xml(f'<a:alpha {slide_namespaces("a")} val="{value}"/>'))  # noqa: SLF001 - nothing public
+    buffer = io.BytesIO()
+    deck.save(buffer)
+    assert ("Quay dues" in text_of(types.PPTX, buffer.getvalue())) is seen
+
+
 def test_cells_of_a_sheet_that_show_nothing_are_not_read() -> None:
     buffer = io.BytesIO()
     with xlsxwriter.Workbook(buffer, {"in_memory": True}) as book:
@@ -356,6 +469,24 @@ def test_the_weightier_rule_decides_whether_a_page_shows_a_text(styles: str, *, 
     text = text_of(types.HTML, page.encode())
     assert (HIDDEN in text) is seen
     assert SHOWN in text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "<div style='background-image:url(sea.jpg);color:#fff'>{}</div>",
+        "<div style='background:linear-gradient(90deg,#000,#333);color:#fff'><p>{}</p></div>",
+        "<div style='background:#fff url(sea.jpg);color:#fff'>{}</div>",
+        "<div style='background:var(--sea);color:#fff'>{}</div>",
+        "<table background='sea.jpg'><tr><td style='color:#fff'>{}</td></tr></table>",
+    ],
+)
+def test_white_text_on_what_may_be_dark_is_read(part: str) -> None:
+    white = "<div style='background:url(sea.jpg)'><p style='background:#fff;color:#fff'>{}</p></div>"
+    page = f"<html><body>{part.format('Quay dues')}{white.format(HIDDEN)}</body></html>"
+    text = text_of(types.HTML, page.encode())
+    assert "Quay dues" in text
+    assert HIDDEN not in text
 
 
 def test_attachments_of_a_mail_are_read_and_what_they_hide_is_not() -> None:

@@ -92,6 +92,7 @@ class _Told:
 
     counts: dict[str, int] = field(default_factory=dict)
     originals: list[tuple[str, str]] = field(default_factory=list)
+    given: int = 0
     missing: list[str] = field(default_factory=list)
 
     def count(self, name: str) -> None:
@@ -121,8 +122,7 @@ class Exporter:
                     if piece:
                         yield piece
         archive.begin("complete.json")
-        given = sum(document_id not in told.missing for document_id, _ in told.originals)
-        complete = {"counts": told.counts, "originals": given, "missing": told.missing}
+        complete = {"counts": told.counts, "originals": told.given, "missing": told.missing}
         yield archive.write(json.dumps(complete).encode()) + archive.finish()
 
     async def _account(self, archive: _Archive, told: _Told, user: auth_pb2.User) -> AsyncGenerator[bytes, None]:
@@ -175,7 +175,11 @@ class Exporter:
                     archive.begin(f"originals/{document_id}/{PurePath(name).name or 'file'}")
                     async for data in content:
                         yield await asyncio.to_thread(archive.write, data)
+                told.given += 1
             except WireroomError as error:
+                if error.kind is ErrorKind.UNAVAILABLE:
+                    # The others would only be waited for one by one: the archive ends here, without its last member.
+                    raise
                 # Deleted or rejected meanwhile: the rest is given all the same, and the archive says so.
                 _log.info("original_not_exported", document_id=document_id, code=error.code)
                 told.missing.append(document_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wireroom_common.bus import Catalogue, Subscription
 from wireroom_common.runtime.service import Infra, Periodic, Service
-from wireroom_monitoring.erasure import erasure
+from wireroom_monitoring.erasure import BlankEvents, erasure
 from wireroom_monitoring.event_log import Appender
 from wireroom_monitoring.gateway_reports import GatewayReports
 from wireroom_monitoring.maintenance import Maintenance
@@ -15,6 +15,7 @@ from wireroom_protos.events.v1 import events_pb2
 from wireroom_protos.monitoring.v1 import monitoring_pb2_grpc
 
 CONSUMER = "monitoring.log"
+_LOOK_FOR_ERASURES_SECONDS = 2.0
 
 
 def build(settings: MonitoringSettings, infra: Infra) -> Service:
@@ -38,6 +39,7 @@ def build(settings: MonitoringSettings, infra: Infra) -> Service:
         periodic=(
             Periodic("monitoring.partitions", settings.maintenance_interval_seconds, maintenance.make_partitions),
             Periodic("monitoring.retention", settings.maintenance_interval_seconds, maintenance.retain),
+            Periodic("monitoring.erasures", _LOOK_FOR_ERASURES_SECONDS, BlankEvents(database).run),
             Periodic("monitoring.security", settings.security_interval_seconds, alarm.run),
         ),
         checks={"database": database.ping},

@@ -6,10 +6,11 @@ and name their subject by its id alone.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_common.bus import Envelope, Subscription, event_type
@@ -28,10 +29,10 @@ _KEPT = [
         events_pb2.PrivacyErasureCompleted,
     )
 ]
-# The log of a tenant is read through once.
-_LONGEST = "10min"
 _OF_USER = " AND (actor = :user OR subject = :user OR position(convert_to(:user, 'UTF8') IN data) > 0)"
 _COUNTS_OF_TENANT = ("stats", "route_hours", "security_hours", "security_subjects")
+# Every event up to it is in the log.
+_HEAD = "(SELECT last_offset FROM log_head)"
 
 
 def erasure(database: Database) -> Subscription:
@@ -40,33 +41,107 @@ def erasure(database: Database) -> Subscription:
 
 
 async def handle(connection: AsyncConnection, envelope: Envelope) -> None:
-    """At the request, and once more when every service has answered: events that were on their way then are in the log now."""
+    """Note what is to be blanked: all there is at the request, and once more what was on its way then when every service has answered."""
     if envelope.tenant_id is None:
         msg = f"The event {envelope.id} ({envelope.type}) has no tenant."
         raise ValueError(msg)
     asked = envelope.type == _REQUESTED
     payload: Any = envelope.payload(events_pb2.PrivacyErasureRequested if asked else events_pb2.PrivacyErasureCompleted)
-    user_id = UUID(payload.user_id) if payload.user_id else None
-    counts = await _blank(connection, envelope.tenant_id, user_id)
-    if asked:
-        done = events_pb2.PrivacyErasurePartDone(erasure_id=payload.erasure_id, part="monitoring", counts=counts)
-        await emit(connection, done, tenant_id=envelope.tenant_id, subject=payload.erasure_id)
+    values = {
+        "tenant_id": envelope.tenant_id,
+        "id": UUID(payload.erasure_id),
+        "user_id": UUID(payload.user_id) if payload.user_id else None,
+        "asked": asked,
+    }
+    row = (
+        await connection.execute(
+            text(
+                "INSERT INTO erasures AS e (tenant_id, id, user_id, blank_until, answered)"
+                f" SELECT :tenant_id, :id, :user_id, {_HEAD}, NOT :asked ON CONFLICT (tenant_id, id)"
+                f" DO UPDATE SET blank_until = CASE WHEN :asked THEN e.blank_until ELSE {_HEAD} END RETURNING *"
+            ),
+            values,
+        )
+    ).one()
+    if row.user_id is None:
+        await _forget_counts(connection, row)
+    if asked and row.answered:
+        await _answer(connection, row)
 
 
-async def _blank(connection: AsyncConnection, tenant_id: UUID, user_id: UUID | None) -> dict[str, int]:
-    values = {"tenant_id": tenant_id, "user": str(user_id), "kept": _KEPT}
-    await connection.execute(text("SELECT set_config('statement_timeout', :longest, true)"), {"longest": _LONGEST})
-    blanked = await connection.execute(
-        text(
-            "UPDATE event_log SET subject = '', actor = '', traceparent = '', data = ''"  # noqa: S608 - constants
-            " WHERE tenant_id = :tenant_id AND type <> ALL(CAST(:kept AS text[]))"
-            f" AND (subject <> '' OR actor <> '' OR data <> ''){_OF_USER if user_id else ''}"
-        ),
-        values,
+class BlankEvents:
+    """Does what was noted, in transactions of at most `batch` events each. Safe on several replicas."""
+
+    def __init__(self, database: Database, *, batch: int = 5_000) -> None:
+        self._database = database
+        self._batch = batch
+
+    async def run(self) -> None:
+        """All of it."""
+        while await self._step():
+            pass
+
+    async def _step(self) -> bool:
+        async with self._database.system() as connection:
+            row = (
+                await connection.execute(
+                    text(
+                        "SELECT * FROM erasures WHERE blanked < blank_until OR NOT answered"
+                        " ORDER BY requested_at LIMIT 1 FOR UPDATE SKIP LOCKED"
+                    )
+                )
+            ).one_or_none()
+            if row is None:
+                return False
+            values = {"tenant_id": row.tenant_id, "id": row.id, "after": row.blanked, "until": row.blank_until}
+            through: int = (
+                await connection.execute(
+                    text(
+                        "SELECT CASE WHEN count(*) = :batch THEN max(log_offset) ELSE :until END FROM (SELECT log_offset FROM event_log"
+                        " WHERE tenant_id = :tenant_id AND log_offset > :after AND log_offset <= :until"
+                        " ORDER BY log_offset LIMIT :batch) AS next"
+                    ),
+                    {**values, "batch": self._batch},
+                )
+            ).scalar_one()
+            blanked = await connection.execute(
+                text(
+                    "UPDATE event_log SET subject = '', actor = '', traceparent = '', data = ''"  # noqa: S608 - constants
+                    " WHERE tenant_id = :tenant_id AND log_offset > :after AND log_offset <= :through"
+                    " AND type <> ALL(CAST(:kept AS text[]))"
+                    f" AND (subject <> '' OR actor <> '' OR data <> ''){_OF_USER if row.user_id else ''}"
+                ),
+                {**values, "through": through, "user": str(row.user_id), "kept": _KEPT},
+            )
+            changed = (
+                await connection.execute(
+                    text(
+                        "UPDATE erasures SET blanked = :through, events = events + :events, answered = answered OR :through >= blank_until"
+                        " WHERE tenant_id = :tenant_id AND id = :id RETURNING *"
+                    ),
+                    {**values, "through": through, "events": blanked.rowcount},
+                )
+            ).one()
+            if changed.answered and not row.answered:
+                await _answer(connection, changed)
+        return True
+
+
+async def _forget_counts(connection: AsyncConnection, row: Row[Any]) -> None:
+    """Of a tenant; what went is told with the answer."""
+    counts = dict(row.counts)
+    for table in _COUNTS_OF_TENANT:
+        gone = await connection.execute(text(f"DELETE FROM {table} WHERE tenant_id = :tenant_id"), {"tenant_id": row.tenant_id})  # noqa: S608 - constants
+        counts[table] = counts.get(table, 0) + gone.rowcount
+    if not row.answered:
+        await connection.execute(
+            text("UPDATE erasures SET counts = CAST(:counts AS jsonb) WHERE tenant_id = :tenant_id AND id = :id"),
+            {"tenant_id": row.tenant_id, "id": row.id, "counts": json.dumps(counts)},
+        )
+
+
+async def _answer(connection: AsyncConnection, row: Row[Any]) -> None:
+    done = events_pb2.PrivacyErasurePartDone(
+        erasure_id=str(row.id), part="monitoring", counts={"events": row.events, **row.counts}
     )
-    counts = {"events": blanked.rowcount}
-    if user_id is None:
-        for table in _COUNTS_OF_TENANT:
-            gone = await connection.execute(text(f"DELETE FROM {table} WHERE tenant_id = :tenant_id"), values)  # noqa: S608 - constants
-            counts[table] = gone.rowcount
-    return counts
+    await emit(connection, done, tenant_id=row.tenant_id, subject=str(row.id))

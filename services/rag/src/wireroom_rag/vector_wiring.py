@@ -41,7 +41,7 @@ class VectorStore:
         """Removes vectors without a chunk; merges and builds."""
         if self._lance is None:
             return ()
-        tidy = TidyVectors(self.removals, self._lance)
+        tidy = TidyVectors(self.removals, self._lance, most_seconds=_TIDY_SECONDS)
 
         async def remove_vectors() -> None:
             await self.remove()

@@ -14,6 +14,7 @@ from opentelemetry import trace
 
 from wireroom_common.errors import WireroomError
 from wireroom_common.principal import ANONYMOUS, Principal, current_principal
+from wireroom_common.rpc.connecting import ConnectionWait
 from wireroom_common.rpc.context import (
     current_client_address,
     current_request_id,
@@ -92,7 +93,7 @@ class ServiceChannel(grpc.aio.Channel):
         self._tracer = tracer
         self._unary_deadline = unary_deadline
         self._stream_deadline = stream_deadline
-        self._connect_wait = connect_wait
+        self._connecting = ConnectionWait(inner, connect_wait)
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
         return cast(
@@ -154,7 +155,7 @@ class ServiceChannel(grpc.aio.Channel):
             if request_streaming and request is not None:
                 state.helpers.append(asyncio.create_task(_pump(state, request)))
             if not connected:
-                state.helpers.append(asyncio.create_task(_watch_connection(state, self._inner, self._connect_wait)))
+                self._connecting.add(state)
             return ServiceCall(state)
 
         return call
@@ -196,6 +197,7 @@ class ServiceChannel(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """Take no more calls; cancel those in progress after `grace` seconds."""
         await self._inner.close(grace)
+        await self._connecting.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -416,15 +418,3 @@ async def _pump(state: _CallState, requests: AsyncIterable[Any] | Iterable[Any])
         close = getattr(requests, "aclose", None)
         if close is not None:
             await close()
-
-
-async def _watch_connection(state: _CallState, channel: grpc.aio.Channel, seconds: float) -> None:
-    """Give up a call that waits for a connection in vain: a peer that is down is UNAVAILABLE, not slow."""
-    try:
-        async with asyncio.timeout(seconds):
-            await channel.channel_ready()
-    except TimeoutError:
-        state.fail(unavailable_error())
-    except grpc.aio.UsageError:
-        # The channel was closed, which ends its calls.
-        return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -37,7 +38,7 @@ async def erase_account(connection: AsyncConnection, user: User, *, actor: str) 
         text("DELETE FROM invitations WHERE tenant_id = :tenant_id AND email = :email"),
         {"tenant_id": user.tenant_id, "email": user.email},
     )
-    await _forget_address(connection, user.email)
+    await _forget_addresses(connection, [user.email])
     await connection.execute(text("DELETE FROM users WHERE tenant_id = :tenant_id AND id = :id"), place)
     return {**counts, "invitations": gone.rowcount, "users": 1}
 
@@ -48,8 +49,7 @@ async def erase_directory(connection: AsyncConnection, tenant_id: UUID, *, actor
     await end_keys(connection, tenant_id, None, actor=actor)
     counts = {table: await _count(connection, f"{table} WHERE tenant_id = :tenant_id", place) for table, _ in _OF_USER}
     emails = await connection.execute(text("SELECT email FROM users WHERE tenant_id = :tenant_id"), place)
-    for email in emails.scalars().all():
-        await _forget_address(connection, email)
+    await _forget_addresses(connection, emails.scalars().all())
     for table in _OF_TENANT:
         gone = await connection.execute(text(f"DELETE FROM {table} WHERE tenant_id = :tenant_id"), place)  # noqa: S608  constants
         counts[table] = max(counts.get(table, 0), gone.rowcount)
@@ -71,9 +71,13 @@ async def end_keys(connection: AsyncConnection, tenant_id: UUID, owner_id: UUID 
         await emit(connection, event, tenant_id=tenant_id, subject=str(key.id), actor=actor)
 
 
-async def _forget_address(connection: AsyncConnection, email: str) -> None:
+async def _forget_addresses(connection: AsyncConnection, emails: Sequence[str]) -> None:
     await connection.execute(
-        text("SELECT forget_address(:email, :key)"), {"email": email, "key": AttemptKeys.of(email, "").address}
+        text(
+            "SELECT forget_address(address, address_key)"
+            " FROM unnest(CAST(:emails AS text[]), CAST(:keys AS bytea[])) AS gone (address, address_key)"
+        ),
+        {"emails": list(emails), "keys": [AttemptKeys.of(email, "").address for email in emails]},
     )
 
 

@@ -11,16 +11,19 @@ from sqlalchemy import text
 from wireroom_common.db import Database
 
 _PAGE = 50
+# Of rows that may have eight megabytes each.
+_FEW = 4
 
 
 @dataclass(frozen=True)
 class _List:
-    """`key` orders the rows and is unique among one owner's."""
+    """`key` orders the rows and is unique among one owner's; `page`: rows that are held at once."""
 
     name: str
     owner: str
     key: str
     columns: str
+    page: int = _PAGE
 
 
 _LISTS = (
@@ -37,6 +40,7 @@ _LISTS = (
         "user_id",
         "id",
         "id, previous_id, created_at, convert_from(items, 'UTF8') AS items, convert_from(response, 'UTF8') AS response",
+        _FEW,
     ),
     _List("artefacts", "user_id", "id", "id, name, media_type, created_at, expires_at, encode(data, 'base64') AS data"),
 )
@@ -62,11 +66,11 @@ class ExportStore:
                                 f" AND {wanted.owner} = :user_id AND (CAST(:after AS uuid) IS NULL OR {wanted.key} > :after)"
                                 f" ORDER BY {wanted.key} LIMIT :limit) AS entry"
                             ),
-                            {"tenant_id": tenant_id, "user_id": user_id, "after": after, "limit": _PAGE},
+                            {"tenant_id": tenant_id, "user_id": user_id, "after": after, "limit": wanted.page},
                         )
                     ).all()
                 for row in rows:
                     yield wanted.name, row.entry
-                if len(rows) < _PAGE:
+                if len(rows) < wanted.page:
                     break
                 after = rows[-1].key

@@ -28,7 +28,7 @@ _BY = re.compile(r"\bby\b", re.IGNORECASE)
 _JOINT = re.compile(r"[,;:](?=\s)|\b(?:and|but|while|whereas|compared|versus)\b", re.IGNORECASE)
 # A part of a counted whole.
 _WHOLE = re.compile(
-    r"\b(\d[\d.,]*|some|most|many|few|several|half|part) of (?:all |the |its |their |these |those |our )*(\d[\d.,]*)"
+    r"\b((?<![.,])\d[\d.,]*+|some|most|many|few|several|half|part) of (?:all |the |its |their |these |those |our )*(\d[\d.,]*)"
 )
 _MAX_DENIED = 3
 _COORDINATED = re.compile(r"[,;]|\b(?:and|but|while|whereas)\b", re.IGNORECASE)

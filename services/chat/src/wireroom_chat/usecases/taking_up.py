@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Protocol
 
 from wireroom_chat.domain.answer import AnswerMode, Begun, Ending, Piece, Retrieved
@@ -12,6 +13,7 @@ from wireroom_chat.domain.checkpoint import DivergedError, Splice, Written, requ
 from wireroom_chat.domain.continuation import can_continue
 from wireroom_chat.domain.frames import Info
 from wireroom_chat.domain.request import ChatRequest
+from wireroom_chat.domain.source_terms import SourceTerms
 from wireroom_chat.ports.providers import ProviderDirectory
 from wireroom_chat.usecases.grounding import ABSTENTION
 from wireroom_chat.usecases.quoting import FIRST_LINE, NO_PROVIDER, NOT_READABLE, OUT_OF_BUDGET
@@ -88,8 +90,10 @@ class TakingUp:
         if run.kept:
             run.text = [written.text]
             run.annotations = written.annotations or ()
+        run.terms = SourceTerms.read(opening.checkpoint.get("terms"))
         if info is None:
             return
+        run.terms = SourceTerms.union((run.terms, SourceTerms.read(info.source_terms)))
         run.mode, run.retrieval, run.cache = info.answer_mode, Retrieved(info.retrieval), info.cache
         label = info.path[-1] if info.path else ""
         last = next((item for item in self._directory.catalogue().candidates() if item.label == label), None)
@@ -99,6 +103,8 @@ class TakingUp:
 
     async def _rest(self, opening: Opening, written: Written, run: Run) -> AsyncGenerator[bytes | list[bytes], None]:
         request, route = await self._answering.resolved(opening.principal, request_of(opening.checkpoint))
+        # What was written may come from what a tool found.
+        request = replace(request, terms=run.terms)
         if route.grounding is not None and opening.checkpoint.get("attended") is False:
             # Sources are read with the signature of whoever may read them, and nobody is there.
             raise lost()

@@ -10,9 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from wireroom_common.errors import ErrorKind, WireroomError
 from wireroom_news.storage.feeds import lock_tenant
 
-# All articles of a tenant go in one statement.
-_LONGEST = "10min"
-
 
 async def refuse_erased(connection: AsyncConnection, tenant_id: UUID) -> None:
     """FORBIDDEN `tenant_erased`; under the tenant's lock, so that an erasure comes before or after, never between."""
@@ -26,7 +23,6 @@ async def refuse_erased(connection: AsyncConnection, tenant_id: UUID) -> None:
 async def erase_tenant(connection: AsyncConnection, tenant_id: UUID, erasure_id: UUID) -> dict[str, int]:
     """Everything of the tenant, once; how many of each went, however often it is asked."""
     values = {"tenant_id": tenant_id, "erasure_id": erasure_id}
-    await connection.execute(text("SELECT set_config('statement_timeout', :longest, true)"), {"longest": _LONGEST})
     await lock_tenant(connection, tenant_id)
     counts = (
         await connection.execute(

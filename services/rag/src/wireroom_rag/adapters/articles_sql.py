@@ -81,8 +81,9 @@ async def remove_feed(connection: AsyncConnection, tenant_id: UUID, feed_id: UUI
 
 async def remove_articles(connection: AsyncConnection, tenant_id: UUID, ids: list[UUID]) -> None:
     """Delete articles that are gone, with everything that is known of them."""
+    values = {"tenant_id": tenant_id, "ids": ids}
+    own = "tenant_id = :tenant_id AND id = ANY(CAST(:ids AS uuid[])) AND kind = 'article'"
+    # Before their chunks, as whoever writes these does.
+    await connection.execute(text(f"SELECT 1 FROM documents WHERE {own} ORDER BY id FOR UPDATE"), values)  # noqa: S608 - a constant
     await remove_chunks(connection, tenant_id, ids)
-    await connection.execute(
-        text("DELETE FROM documents WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS uuid[])) AND kind = 'article'"),
-        {"tenant_id": tenant_id, "ids": ids},
-    )
+    await connection.execute(text(f"DELETE FROM documents WHERE {own}"), values)  # noqa: S608 - a constant

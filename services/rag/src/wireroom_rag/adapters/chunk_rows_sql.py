@@ -115,7 +115,7 @@ async def write_rows(
     """The rows of the chunks, with their vectors unless those are in another store."""
     for start in range(0, len(rows), _SLICE):
         part = rows[start : start + _SLICE]
-        within = generation.store == POSTGRESQL
+        vectors = await asyncio.to_thread(_literals, part) if generation.store == POSTGRESQL else [None] * len(part)
         await binary_rows.execute(
             connection,
             _INSERT,
@@ -134,7 +134,7 @@ async def write_rows(
                 "contents": [row.chunk.text for row in part],
                 "terms": [row.terms.total() for row in part],
                 "title_terms": [row.title_terms.total() for row in part],
-                "vectors": [vectors_pg.literal(row.vector, 5) if within else None for row in part],
+                "vectors": vectors,
             },
         )
     stems: dict[UUID, set[str]] = defaultdict(set)
@@ -198,6 +198,10 @@ async def lock_statistics(connection: AsyncConnection, tenant_id: UUID, generati
         text("SELECT 1 FROM index_statistics WHERE tenant_id = :tenant_id AND generation = :generation FOR UPDATE"),
         {"tenant_id": tenant_id, "generation": generation},
     )
+
+
+def _literals(rows: Sequence[ChunkRow]) -> list[str]:
+    return [vectors_pg.literal(row.vector) for row in rows]
 
 
 def _postings(written: Written) -> dict[str, Postings]:

@@ -45,7 +45,8 @@ class MemberStore:
         """The member, new or with its attributes replaced."""
         async with scoped(self._database, scope) as connection:
             await lock_for_members(connection, scope, collection_id)
-            await fill(connection, scope, collection_id, [document_id], quotas=self._quotas, attributes=stored(attributes))
+            given = {document_id: stored(attributes)}
+            await fill(connection, scope, collection_id, [document_id], quotas=self._quotas, attributes=given)
             await state_readers(connection, scope)
             event = events_pb2.RagCollectionDocumentAdded(collection_id=str(collection_id), document_id=str(document_id))
             await emit(connection, event, tenant_id=scope.tenant_id, subject=str(collection_id), actor=str(scope.user_id))

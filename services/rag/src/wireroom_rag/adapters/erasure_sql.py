@@ -160,6 +160,9 @@ class ErasureStore:
                 text(
                     "SELECT e.tenant_id, e.id FROM erasures e WHERE e.completed_at IS NULL AND NOT EXISTS ("
                     "SELECT 1 FROM documents d WHERE d.tenant_id = e.tenant_id AND d.erasure_id = e.id)"
+                    # Of versions that were let go before: their files may be there still.
+                    " AND NOT EXISTS (SELECT 1 FROM dropped_files f"
+                    " WHERE f.tenant_id = e.tenant_id AND (e.user_id IS NULL OR f.owner_id = e.user_id))"
                     " ORDER BY e.requested_at LIMIT :limit"
                 ),
                 {"limit": limit},

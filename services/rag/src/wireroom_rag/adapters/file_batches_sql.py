@@ -17,7 +17,7 @@ from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters.collection_locks import lock_for_members, visible_owner
 from wireroom_rag.adapters.collection_members_sql import MemberStore
 from wireroom_rag.adapters.collections_sql import cut, page_clause, stored
-from wireroom_rag.adapters.connections import as_worker, scoped, state_readers
+from wireroom_rag.adapters.connections import as_worker, scoped
 from wireroom_rag.adapters.membership_sql import fill
 from wireroom_rag.adapters.readers_sql import reread_for
 from wireroom_rag.domain.collection import IdPage
@@ -58,7 +58,8 @@ class FileBatchStore:
         keys = {"tenant_id": scope.tenant_id, "id": batch_id, "collection_id": collection_id}
         async with scoped(self._database, scope) as connection:
             await lock_for_members(connection, scope, collection_id)
-            await self._fill(connection, scope, collection_id, entries)
+            attributes = {entry.document_id: stored(entry.attributes) for entry in entries}
+            await fill(connection, scope, collection_id, list(attributes), quotas=self._quotas, attributes=attributes)
             await connection.execute(
                 text(
                     "DELETE FROM file_batches WHERE tenant_id = :tenant_id AND collection_id = :collection_id"
@@ -130,22 +131,6 @@ class FileBatchStore:
         )
         by_id = {member.document.id: member for member in members}
         return [BatchEntry(row.document_id, BatchStatus(row.status), by_id.get(row.document_id)) for row in found], more
-
-    async def _fill(self, connection: AsyncConnection, scope: Scope, collection_id: UUID, entries: Sequence[NewEntry]) -> None:
-        groups: dict[str, list[UUID]] = {}
-        for entry in entries:
-            groups.setdefault(stored(entry.attributes), []).append(entry.document_id)
-        # All of them in one order, whatever their attributes.
-        await connection.execute(
-            text(
-                "SELECT 1 FROM documents WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE"
-            ),
-            {"tenant_id": scope.tenant_id, "ids": [entry.document_id for entry in entries]},
-        )
-        for attributes, ids in groups.items():
-            # What may be put in is what the caller reads, each time.
-            await state_readers(connection, scope)
-            await fill(connection, scope, collection_id, sorted(ids), quotas=self._quotas, attributes=attributes)
 
 
 async def _take_out(connection: AsyncConnection, scope: Scope, collection_id: UUID, batch_id: UUID) -> list[UUID]:

@@ -13,7 +13,7 @@ from wireroom_common.outbox import emit
 from wireroom_protos.events.v1 import events_pb2
 from wireroom_rag.adapters.chunk_rows_sql import lock_statistics
 from wireroom_rag.adapters.connections import worker
-from wireroom_rag.adapters.generations_sql import GENERATION_COLUMNS, INDEXED_DOCUMENTS, generation_of
+from wireroom_rag.adapters.generations_sql import GENERATION_COLUMNS, INDEXED_DOCUMENTS, await_writers, generation_of
 from wireroom_rag.domain.document import ExtractedText, LeaseLostError, VersionKey
 from wireroom_rag.domain.generation import POSTGRESQL, GenerationState, Task
 from wireroom_rag.ports.vectors import VectorIndex, not_set_up
@@ -25,14 +25,17 @@ DELETE FROM posting_blocks WHERE ctid = ANY(ARRAY(
 """
 _DROP_STEMS = """
 DELETE FROM indexed_stems WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM indexed_stems WHERE tenant_id = :tenant_id AND generation = :number LIMIT :limit))
+    SELECT ctid FROM indexed_stems WHERE tenant_id = :tenant_id AND generation = :number LIMIT :limit FOR UPDATE SKIP LOCKED))
 """
 _DROP_CHUNKS = """
 DELETE FROM chunks c USING (
     SELECT id FROM chunks WHERE tenant_id = :tenant_id AND generation = :number LIMIT :limit FOR UPDATE SKIP LOCKED) part
  WHERE c.tenant_id = :tenant_id AND c.id = part.id
 """
-_ANY_CHUNK = "SELECT 1 FROM chunks WHERE tenant_id = :tenant_id AND generation = :number LIMIT 1"
+_ANY_LEFT = """
+SELECT 1 WHERE EXISTS (SELECT 1 FROM chunks WHERE tenant_id = :tenant_id AND generation = :number)
+            OR EXISTS (SELECT 1 FROM indexed_stems WHERE tenant_id = :tenant_id AND generation = :number)
+"""
 _MISSING = f"""SELECT d.id, v.version {INDEXED_DOCUMENTS}
    AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.tenant_id = v.tenant_id AND c.document_id = v.document_id
                       AND c.version = v.version AND c.generation = :number)"""  # noqa: S608 - constants of this package
@@ -146,6 +149,7 @@ class GenerationJobs:
         values = {"tenant_id": task.tenant_id, "number": task.generation.number, "keep": keep_seconds}
         async with worker(self._database, task.tenant_id) as connection:
             # Every write of a document holds these rows in share: from here on there is none, and all that were made are visible.
+            await await_writers(connection, task.tenant_id)
             rows = await connection.execute(
                 text(
                     f"SELECT {GENERATION_COLUMNS} FROM generations WHERE tenant_id = :tenant_id AND state IN ('serving', 'building')"  # noqa: S608 - constants of this package
@@ -189,8 +193,14 @@ class GenerationJobs:
     async def drop_some(self, task: Task) -> bool:
         """Delete a bounded part of a generation that is not read any more; False once nothing was left."""
         values = {"tenant_id": task.tenant_id, "number": task.generation.number, "limit": _DROPPED_AT_ONCE}
+        if task.generation.store != POSTGRESQL:
+            # Before the rows: nobody would wait for vectors without one when their document is erased.
+            if self._outside is None:
+                raise not_set_up()
+            await self._outside.drop(task.tenant_id, task.generation)
         async with worker(self._database, task.tenant_id) as connection:
-            # Words before texts: when a document goes meanwhile, its stems are where its chunks are, or gone already.
+            # Words before texts: when a document goes meanwhile, its stems are where its chunks are, or gone already. Whoever takes a
+            # document out has deleted those before he waits for the statistics.
             await lock_statistics(connection, task.tenant_id, task.generation.number)
             blocks = await connection.execute(text(_DROP_BLOCKS), values)
             stems = await connection.execute(text(_DROP_STEMS), values)
@@ -199,12 +209,8 @@ class GenerationJobs:
         async with worker(self._database, task.tenant_id) as connection:
             dropped = await connection.execute(text(_DROP_CHUNKS), values)
             # What others have locked is deleted by them, or the next time.
-            if dropped.rowcount or (await connection.execute(text(_ANY_CHUNK), values)).one_or_none() is not None:
+            if dropped.rowcount or (await connection.execute(text(_ANY_LEFT), values)).one_or_none() is not None:
                 return True
-        if task.generation.store != POSTGRESQL:
-            if self._outside is None:
-                raise not_set_up()
-            await self._outside.drop(task.tenant_id, task.generation)
         async with worker(self._database, task.tenant_id) as connection:
             await connection.execute(
                 text("DELETE FROM index_statistics WHERE tenant_id = :tenant_id AND generation = :number"), values

@@ -24,6 +24,7 @@ from wireroom_rag.ports.vector_upkeep import VectorTables
 
 GENERATION_COLUMNS = "number, model, dimension, chunker, state, store"
 _SHOWN = 20
+_TURNS = "hashtextextended('rag.generations/' || CAST(:tenant_id AS text), 0)"
 # Documents that are served and have something to find.
 INDEXED_DOCUMENTS = """
   FROM documents d
@@ -38,7 +39,9 @@ def generation_of(row: Row[Any]) -> Generation:
 
 
 async def lock_live(connection: AsyncConnection, tenant_id: UUID) -> dict[int, Generation]:
-    """The serving and the building generation, which stay what they are until the transaction ends."""
+    """The serving and the building generation, which stay what they are until the transaction ends. Behind the documents' locks."""
+    # In turn with who changes them: locks of rows alone would let one writer after the other overtake him.
+    await connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({_TURNS})"), {"tenant_id": tenant_id})
     rows = await connection.execute(
         text(
             f"SELECT {GENERATION_COLUMNS} FROM generations WHERE tenant_id = :tenant_id AND state IN ('serving', 'building')"  # noqa: S608 - constants of this package
@@ -47,6 +50,11 @@ async def lock_live(connection: AsyncConnection, tenant_id: UUID) -> dict[int, G
         {"tenant_id": tenant_id},
     )
     return {row.number: generation_of(row) for row in rows}
+
+
+async def await_writers(connection: AsyncConnection, tenant_id: UUID) -> None:
+    """Until the transaction ends nobody has `lock_live`; before what changes the live generations."""
+    await connection.execute(text(f"SELECT pg_advisory_xact_lock({_TURNS})"), {"tenant_id": tenant_id})
 
 
 @dataclass
@@ -171,6 +179,7 @@ class GenerationStore:
     async def abort(self, scope: Scope) -> Generation:
         """Stop building; what was built is dropped in the background. CONFLICT when nothing is being built."""
         async with worker(self._database, scope.tenant_id) as connection:
+            await await_writers(connection, scope.tenant_id)
             row = (
                 await connection.execute(
                     text(

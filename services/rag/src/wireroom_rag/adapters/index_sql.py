@@ -124,9 +124,9 @@ class IndexWriter:
             yield reserved
             return
         async with worker(self._database, tenant_id) as connection:
+            there = await hold_documents(connection, tenant_id, {document_id for _, document_id, _ in made})
             live = await lock_live(connection, tenant_id)
             outside = {key: rows for key, rows in made.items() if rows and key[0] in live and live[key[0]].store != POSTGRESQL}
-            there = await hold_documents(connection, tenant_id, {document_id for _, document_id, _ in outside})
             for key, rows in outside.items():
                 if key[1] in there:
                     ids = await draw_ids(connection, len(rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import text
@@ -26,10 +26,11 @@ async def fill(
     document_ids: Sequence[UUID],
     *,
     quotas: Quotas,
-    attributes: str | None = None,
+    attributes: Mapping[UUID, str] | None = None,
 ) -> None:
-    """Make the documents members, with these attributes if there are any; from here on the transaction is the service's own work.
+    """Make the documents members; from here on the transaction is the service's own work.
 
+    `attributes`: those of each document; None: a document that is a member keeps its own.
     NOT_FOUND for what the caller cannot read. FORBIDDEN for another's document that only readers of its collections read: putting it
     into a further one would show it to those of that one. CONFLICT when the collection is full.
     """
@@ -51,17 +52,17 @@ async def fill(
     await connection.execute(
         text(
             "INSERT INTO collection_documents (tenant_id, collection_id, document_id, attributes)"
-            " SELECT :tenant_id, :collection_id, id, COALESCE(CAST(CAST(:attributes AS text) AS jsonb), '{}')"
-            "   FROM unnest(CAST(:ids AS uuid[])) AS new (id)"
+            " SELECT :tenant_id, :collection_id, id, COALESCE(CAST(attributes AS jsonb), '{}')"
+            "   FROM unnest(CAST(:ids AS uuid[]), CAST(:attributes AS text[])) AS new (id, attributes)"
             " ON CONFLICT (tenant_id, collection_id, document_id) DO UPDATE"
-            "   SET attributes = CASE WHEN CAST(:attributes AS text) IS NULL THEN collection_documents.attributes"
-            "                         ELSE excluded.attributes END"
+            "   SET attributes = CASE WHEN :given THEN excluded.attributes ELSE collection_documents.attributes END"
         ),
         {
             "tenant_id": scope.tenant_id,
             "collection_id": collection_id,
             "ids": [row.id for row in rows],
-            "attributes": attributes,
+            "attributes": [attributes[row.id] if attributes is not None else None for row in rows],
+            "given": attributes is not None,
         },
     )
     await require_room_in(connection, scope.tenant_id, collection_id, quotas)

@@ -54,10 +54,10 @@ class RetentionStore:
                          WHERE v.tenant_id = :tenant_id AND v.document_id = :id AND v.version = :version
                            AND d.tenant_id = v.tenant_id AND d.id = v.document_id
                            AND v.version < d.latest_version AND v.version <> COALESCE(d.indexed_version, 0)
-                        RETURNING v.blob_key
+                        RETURNING v.blob_key, d.owner_id
                     ), dropped AS (
-                        INSERT INTO dropped_files (tenant_id, blob_key)
-                        SELECT :tenant_id, blob_key FROM gone WHERE blob_key IS NOT NULL ON CONFLICT DO NOTHING
+                        INSERT INTO dropped_files (tenant_id, blob_key, owner_id)
+                        SELECT :tenant_id, blob_key, owner_id FROM gone WHERE blob_key IS NOT NULL ON CONFLICT DO NOTHING
                     )
                     SELECT count(*) FROM gone
                     """

@@ -1,14 +1,14 @@
 """Reading the index: what is near and what has the words, fused, and then read as rows that the caller may see.
 
 Small scopes are read whole, and words are scored in them alone; of large ones the graph and the scores of all chunks give the best, which
-are looked up from the top down until enough are visible. Nothing is computed and nobody else is called while a transaction is open.
+are looked up from the top down until enough are visible. Nothing is scored and nobody else is called while a transaction is open.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -37,10 +37,13 @@ EXACT_UP_TO = 20_000
 _DEPTH = 100
 # Today's news gains half of what the first place of a leg is worth.
 _RECENCY_WEIGHT = 0.5 * FIRST_PLACE
-# How many are looked up at first, how many more each time, and how often a store outside is asked.
+# How many are looked up at first, how many more each time, at most by one statement, and how often a store outside is asked.
 _LOOKED_UP = 200
 _MORE = 4
+_MOST_LOOKED_UP = 5_000
 _ASKED = 3
+# Queries that read the index and score its words at a time: of a large one, each holds up to 128 MB and 100 bytes a chunk meanwhile.
+_SCORED_AT_ONCE = 4
 
 _SEEN = "SELECT c.id FROM chunks c WHERE c.id = ANY(%(ids)s) AND {visible}"
 _DATES = "SELECT c.id, c.published_at FROM chunks c WHERE c.id = ANY(%(ids)s) AND c.kind = 'article' AND {visible}"
@@ -127,6 +130,7 @@ class IndexReader:
         self._exact_up_to = exact_up_to
         self._half_life = news_half_life_days * 86_400
         self._clock = clock or SystemClock()
+        self._scoring = asyncio.Semaphore(_SCORED_AT_ONCE)
 
     async def search(
         self,
@@ -148,10 +152,13 @@ class IndexReader:
         limits the documents; articles are left alone (the scope says whether there are any). `with_vectors`: the passages' own.
         """
         query = _Query(scope, generation, vector, terms, top_k, since, members, with_vectors)
-        read = await self._read(query)
-        if read is None:
-            return []
-        scores = await asyncio.to_thread(_scores, query, read) if read.blocks is not None else None
+        async with self._scoring:
+            read = await self._read(query)
+            if read is None:
+                return []
+            scores = await asyncio.to_thread(_scores, query, read) if read.blocks is not None else None
+            # What takes the room is not needed any more.
+            read = replace(read, blocks=None)
         near = read.near if query.inside else await self._near_outside(query, read)
         async with scoped(self._database, scope, PLANNING) as connection:
             words: Sequence[tuple[int, float]] = []
@@ -261,11 +268,15 @@ async def _best_visible(connection: AsyncConnection, looked_at: Filter, scores: 
     visible: list[tuple[int, float]] = []
     looked_up, until = 0, max(_LOOKED_UP, 2 * depth)
     while len(visible) < depth:
-        best = scores.best(until)[looked_up:]
-        if not best:
+        places = (await asyncio.to_thread(scores.best_places, until))[looked_up:]
+        if not len(places):
             break
-        seen = await _seen(connection, looked_at, [chunk_id for chunk_id, _ in best])
-        visible += [one for one in best if one[0] in seen]
+        for start in range(0, len(places), _MOST_LOOKED_UP):
+            best = scores.at(places[start : start + _MOST_LOOKED_UP])
+            seen = await _seen(connection, looked_at, [chunk_id for chunk_id, _ in best])
+            visible += [one for one in best if one[0] in seen]
+            if len(visible) >= depth:
+                break
         looked_up, until = until, until * _MORE
     return visible[:depth]
 

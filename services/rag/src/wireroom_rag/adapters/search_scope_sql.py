@@ -134,7 +134,7 @@ async def search_scope(
     # Without the alternative the planner can begin with the members.
     sql += f" AND (c.kind = 'article' OR {member})" if articles else f" AND {member}"
     small = totals.chunks <= small_up_to or (not articles and documents <= _MOST_NAMED and chunks <= small_up_to)
-    if articles or not small:
+    if articles or not small or documents > _MOST_NAMED:
         await binary_rows.fetch(connection, _NOT_NARROWED, {})
     return SearchScope(totals, Filter(sql, values), small)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore
 
+from wireroom_common.error_text import describe_error
 from wireroom_common.errors import OperatorError
 from wireroom_common.ids import new_id
 from wireroom_rag.adapters.blobs import BucketAccess, bucket
@@ -33,12 +34,17 @@ class VectorPlace:
     def at(cls, url: str, default: Path, access: BucketAccess) -> VectorPlace:
         """The place that `url` names: `s3://bucket/prefix`, `file:///folder`, or empty for the folder `default`."""
         parts = urlsplit(url)
-        if not url or (parts.scheme == "file" and parts.path):
-            folder = Path(unquote(parts.path)) if url else default
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return cls(str(folder), LocalStore(folder))
-        if parts.scheme == "s3" and parts.netloc:
-            return cls(url.rstrip("/"), bucket(url, access), _options(access))
+        try:
+            if not url or (parts.scheme == "file" and parts.path):
+                folder = Path(unquote(parts.path)) if url else default
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                return cls(str(folder), LocalStore(folder))
+            if parts.scheme == "s3" and parts.netloc:
+                return cls(url.rstrip("/"), bucket(url, access), _options(access))
+        except (BaseError, OSError, ValueError) as error:
+            raise OperatorError(
+                f"The place of the vectors, '{url or default}' (see WIREROOM_RAG_VECTORS_AT), cannot be used: {describe_error(error)}"
+            ) from None
         raise OperatorError(f"WIREROOM_RAG_VECTORS_AT is '{url}', but must be empty, file:///folder or s3://bucket/prefix.")
 
     async def name(self) -> str:

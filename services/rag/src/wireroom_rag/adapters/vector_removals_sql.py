@@ -150,6 +150,16 @@ class VectorRemovalRows:
             ).one_or_none()
         return (row.tenant_id, generation_of(row)) if row is not None else None
 
+    async def due_again(self, tenant_id: UUID, generation: Generation, seconds: float) -> None:
+        async with self._database.system() as connection:
+            await connection.execute(
+                text(
+                    "UPDATE generations SET upkeep_at = now() + make_interval(secs => :seconds)"
+                    " WHERE tenant_id = :tenant_id AND number = :number"
+                ),
+                {"tenant_id": tenant_id, "number": generation.number, "seconds": seconds},
+            )
+
 
 def _removal(row: Row[Any]) -> VectorRemoval:
     return VectorRemoval(row.tenant_id, row.id, generation_of(row), list(row.chunk_ids), row.due)

@@ -147,7 +147,8 @@ class LanceVectors:
                 return await _found(table, sought, depth, named, exact=True)
             return await _among(table, sought, sought.ids, depth, rows)
 
-        async with self._searches, self._answering(self._seconds):
+        # Waiting for a place counts: of a store that hangs, no query waits longer than that.
+        async with self._answering(self._seconds), self._searches:
             return await self._on_table(sought.scope.tenant_id, sought.generation, found) or []
 
     async def vectors(self, tenant_id: UUID, generation: Generation, ids: Sequence[int]) -> Mapping[int, Vectors]:

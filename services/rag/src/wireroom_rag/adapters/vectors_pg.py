@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wireroom_rag.adapters import binary_rows
@@ -27,9 +29,10 @@ SELECT id, distance FROM compared ORDER BY distance, id LIMIT %(depth)s
 """
 
 
-def literal(vector: Vectors, digits: int = 6) -> str:
-    """The vector as PostgreSQL reads it."""
-    return f"[{','.join(f'{value:.{digits}g}' for value in vector.tolist())}]"
+def literal(vector: Vectors) -> str:
+    """The vector as PostgreSQL reads it, exact."""
+    # As in JSON; ten times as fast as Python's own formatting.
+    return orjson.dumps(np.ascontiguousarray(vector, dtype=np.float32), option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 async def nearest(connection: AsyncConnection, looked_at: Filter, vector: Vectors, depth: int) -> list[tuple[int, float]]:

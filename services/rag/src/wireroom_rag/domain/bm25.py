@@ -58,14 +58,21 @@ class Scored:
 
     def best(self, count: int) -> list[tuple[int, float]]:
         """Chunk id and score of those that score at all, best first, ties by id; up to `count`."""
+        return self.at(self.best_places(count))
+
+    def at(self, places: NDArray[np.intp]) -> list[tuple[int, float]]:
+        """Chunk id and score in these places of the population."""
+        return list(zip(self.ids[places].tolist(), self.scores[places].tolist(), strict=True))
+
+    def best_places(self, count: int) -> NDArray[np.intp]:
+        """Places of those that `best` gives. Takes a tenth of a second and more for millions: call it in a thread."""
         places = np.flatnonzero(self.scores > 0)
         if len(places) > count:
             values = self.scores[places]
             # All that tie with the last one stay in, so that ids decide between them.
             least = np.partition(values, len(values) - count)[len(values) - count]
             places = places[values >= least]
-        order = np.lexsort((self.ids[places], -self.scores[places]))[:count]
-        return [(int(self.ids[place]), float(self.scores[place])) for place in places[order]]
+        return places[np.lexsort((self.ids[places], -self.scores[places]))[:count]]
 
     def title_score(self, chunk_id: int) -> float:
         """What titles made of the score of a chunk of the population."""

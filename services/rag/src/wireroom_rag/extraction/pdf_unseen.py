@@ -26,8 +26,10 @@ _PIXELS_PER_POINT = 1.5
 _MAX_PIXELS = 1_600
 # Filled areas that one text is compared with; where there are more, the drawing decides.
 _AREAS = 300
-# A page with a picture of this share is a scan: its text is what was recognised in the picture, and never shown itself.
+# A page with pictures of this share together is a scan, maybe in strips: its text is what was recognised in them, and never shown itself.
 _SCAN = 0.5
+# Of a rectangle's outline, closed by itself or by a line.
+_SEGMENTS = (4, 5)
 _DEPTH = 6
 
 _Box = tuple[float, float, float, float]
@@ -51,6 +53,9 @@ class _Area:
     box: _Box
     # None for pictures and shadings, of which nothing is known.
     colour: tuple[int, int, int, int] | None
+    # Whether all of the box is filled, and whether all of that is shown.
+    full: bool = True
+    whole: bool = True
 
 
 class UnseenText:
@@ -76,7 +81,7 @@ class UnseenText:
             _switch_off_undrawn(page, doubtful)
         else:
             for text in doubtful:
-                if _seems_unseen(text, areas, paper):
+                if _seems_unseen(text, areas, paper, surely=True):
                     pdfium.FPDFPageObj_SetIsActive(text.handle, False)
 
 
@@ -85,20 +90,20 @@ def _parts(page: pypdfium2.PdfPage) -> tuple[list[_Text], list[_Area], bool]:
     areas: list[_Area] = []
     left, bottom, right, top = _page_box(page)
     whole = max(1.0, (right - left) * (top - bottom))
-    scanned = False
+    pictures = 0.0
     for order, (kind, handle, matrix) in enumerate(_objects(page)):
         if kind == pdfium.FPDF_PAGEOBJ_TEXT:
             texts.append(_text(handle, order, matrix))
         elif kind == pdfium.FPDF_PAGEOBJ_PATH:
             fill, stroke = ctypes.c_int(), ctypes.c_int()
             if pdfium.FPDFPath_GetDrawMode(handle, fill, stroke) and fill.value:
-                areas.append(_Area(order, _box(handle, matrix), _colour(handle)))
+                areas.append(_Area(order, _box(handle, matrix), _colour(handle), *_shape(handle)))
         elif kind in (pdfium.FPDF_PAGEOBJ_IMAGE, pdfium.FPDF_PAGEOBJ_SHADING):
             box = _box(handle, matrix)
             areas.append(_Area(order, box, None))
-            share = max(0.0, min(box[2], right) - max(box[0], left)) * max(0.0, min(box[3], top) - max(box[1], bottom)) / whole
-            scanned = scanned or (kind == pdfium.FPDF_PAGEOBJ_IMAGE and share >= _SCAN)
-    return texts, areas, scanned
+            if kind == pdfium.FPDF_PAGEOBJ_IMAGE:
+                pictures += max(0.0, min(box[2], right) - max(box[0], left)) * max(0.0, min(box[3], top) - max(box[1], bottom))
+    return texts, areas, pictures >= _SCAN * whole
 
 
 def _objects(page: pypdfium2.PdfPage) -> Iterator[tuple[int, object, _Matrix]]:
@@ -129,12 +134,11 @@ def _children(holder: object, *, form: bool) -> Iterator[object]:
 def _text(handle: object, order: int, matrix: _Matrix) -> _Text:
     size = ctypes.c_float()
     pdfium.FPDFTextObj_GetFontSize(handle, size)
-    own = _product(_matrix(handle), matrix)
     return _Text(
         handle=handle,
         order=order,
         box=_box(handle, matrix),
-        size=size.value * math.sqrt(abs(own[0] * own[3] - own[1] * own[2])),
+        size=size.value * _scale(_matrix(handle)) * _scale(matrix),
         mode=pdfium.FPDFTextObj_GetTextRenderMode(handle),
         colour=_colour(handle),
     )
@@ -146,7 +150,8 @@ def _might_be_unseen(text: _Text, areas: list[_Area], page: _Box) -> bool:
     return _seems_unseen(text, areas, page) or min(text.colour[:3]) > _LIGHT
 
 
-def _seems_unseen(text: _Text, areas: list[_Area], page: _Box) -> bool:
+def _seems_unseen(text: _Text, areas: list[_Area], page: _Box, *, surely: bool = False) -> bool:
+    """`surely`: where no drawing follows. A frame around the text, or a shape that is cut off, may cover none of it."""
     if text.colour[3] < _SAME or not _overlap(text.box, page):
         return True
     x, y = (text.box[0] + text.box[2]) / 2, (text.box[1] + text.box[3]) / 2
@@ -154,8 +159,8 @@ def _seems_unseen(text: _Text, areas: list[_Area], page: _Box) -> bool:
     for area in areas[-_AREAS:]:
         if area.box[0] <= x <= area.box[2] and area.box[1] <= y <= area.box[3]:
             if area.order < text.order:
-                behind = area.colour
-            elif area.colour is not None and area.colour[3] > 255 - _SAME:
+                behind = area.colour if area.full or not surely else None
+            elif (not surely or (area.full and area.whole)) and area.colour is not None and area.colour[3] > 255 - _SAME:
                 # Drawn over it. A picture over text is a scan with its text underneath.
                 return True
     return behind is not None and all(abs(mine - other) <= _SAME for mine, other in zip(text.colour[:3], behind[:3], strict=True))
@@ -218,22 +223,36 @@ def _overlap(one: _Box, other: _Box) -> bool:
 
 
 def _colour(handle: object) -> tuple[int, int, int, int]:
-    channels = [ctypes.c_uint() for _ in range(4)]
-    if not pdfium.FPDFPageObj_GetFillColor(handle, *channels):
+    red, green, blue, alpha = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_uint(), ctypes.c_uint()
+    if not pdfium.FPDFPageObj_GetFillColor(handle, red, green, blue, alpha):
         return 0, 0, 0, 255
-    red, green, blue, alpha = (channel.value for channel in channels)
-    return red, green, blue, alpha
+    return red.value, green.value, blue.value, alpha.value
+
+
+def _shape(handle: object) -> tuple[bool, bool]:
+    """Whether a path is a single rectangle, as far as that is told easily, and whether nothing of it is cut off."""
+    return (
+        pdfium.FPDFPath_CountSegments(handle) in _SEGMENTS,
+        pdfium.FPDFClipPath_CountPaths(pdfium.FPDFPageObj_GetClipPath(handle)) <= 0,
+    )
 
 
 def _box(handle: object, matrix: _Matrix) -> _Box:
-    values = [ctypes.c_float() for _ in range(4)]
-    if not pdfium.FPDFPageObj_GetBounds(handle, *values):
+    sides = ctypes.c_float(), ctypes.c_float(), ctypes.c_float(), ctypes.c_float()
+    if not pdfium.FPDFPageObj_GetBounds(handle, *sides):
         return 0.0, 0.0, 0.0, 0.0
-    left, bottom, right, top = (value.value for value in values)
+    left, bottom, right, top = sides[0].value, sides[1].value, sides[2].value, sides[3].value
+    # Nearly everything stands on the page itself.
+    if matrix is _IDENTITY:
+        return left, bottom, right, top
     a, b, c, d, e, f = matrix
     corners = [(a * x + c * y + e, b * x + d * y + f) for x in (left, right) for y in (bottom, top)]
     across, up = [x for x, _ in corners], [y for _, y in corners]
     return min(across), min(up), max(across), max(up)
+
+
+def _scale(matrix: _Matrix) -> float:
+    return math.sqrt(abs(matrix[0] * matrix[3] - matrix[1] * matrix[2]))
 
 
 def _matrix(handle: object) -> _Matrix:

@@ -11,7 +11,7 @@ from pptx.opc.constants import RELATIONSHIP_TYPE
 from pptx.oxml.ns import qn
 from pptx.shapes.base import BaseShape
 from pptx.shapes.group import GroupShape
-from pptx.slide import Slide
+from pptx.slide import Slide, SlideLayout, SlideMaster
 
 Rgb = tuple[int, int, int]
 # Left, top, right, bottom in English Metric Units of the slide.
@@ -22,6 +22,7 @@ _SAME = 20
 _SMALLEST = 200
 _OPAQUE, _FAINT = 100_000, 8_000
 _AREAS = 1_000
+_OFF = ("0", "false")
 _FILLS = {qn(f"a:{name}") for name in ("solidFill", "gradFill", "blipFill", "pattFill", "grpFill")}
 _NO_FILL = qn("a:noFill")
 
@@ -72,7 +73,7 @@ class SlideLooks:
         self._paper = self._background(slide)
         self._size = size
         self._areas: list[_Area] = []
-        for below in (slide.slide_layout.slide_master, slide.slide_layout):
+        for below in _below(slide):
             for shape in below.shapes:
                 # Placeholders of masters and layouts are not shown themselves.
                 if not shape.is_placeholder:
@@ -131,7 +132,7 @@ class SlideLooks:
         if fill is None:
             return True
         alpha = fill.find(f".//{qn('a:alpha')}")
-        if alpha is not None and int(alpha.get("val", str(_OPAQUE)).rstrip("%") or _OPAQUE) < _FAINT:
+        if alpha is not None and _share(alpha.get("val")) < _FAINT:
             return False
         colour = self._colour(fill)
         return colour is None or behind is None or any(abs(a - b) > _SAME for a, b in zip(colour, behind, strict=True))
@@ -160,6 +161,22 @@ class SlideLooks:
             if child.tag == qn("a:schemeClr"):
                 return self._scheme.get(child.get("val", ""))
         return None
+
+
+def _below(slide: Slide) -> list[SlideMaster | SlideLayout]:
+    """Whose shapes the slide shows, the lowest first."""
+    if slide.element.get("showMasterSp") in _OFF:
+        return []
+    layout = slide.slide_layout
+    return [layout] if layout.element.get("showMasterSp") in _OFF else [layout.slide_master, layout]
+
+
+def _share(value: str | None) -> float:
+    """In thousandths of a percent, or as a percentage (ISO 29500, Strict); opaque where it is neither."""
+    try:
+        return float(value[:-1]) * 1000 if value is not None and value.endswith("%") else float(value or _OPAQUE)
+    except ValueError:
+        return _OPAQUE
 
 
 def _scheme(slide: Slide) -> Mapping[str, Rgb]:

@@ -22,10 +22,13 @@ _TINY = 2.0
 _RULES, _COMPLEX_RULES = 2_000, 200
 _SIMPLE = re.compile(r"^(?P<kind>[.#]?)(?P<name>[A-Za-z_][\w-]*)$")
 _NUMBER = re.compile(r"^\s*(-?\d*\.?\d+)\s*([a-z%]*)")
+_PICTURE = re.compile(r"url\(|gradient\(|image\(|image-set\(")
+_NO_PICTURE = ("none", "initial", "unset", "inherit", "revert")
 # Of a pixel, roughly; lengths only matter when they are extreme.
 _UNITS = {"": 1.0, "px": 1.0, "pt": 1.33, "em": 16.0, "rem": 16.0, "%": 10.0, "vw": 10.0, "vh": 10.0, "cm": 38.0, "in": 96.0}
 _RELEVANT = frozenset((
-    "display", "visibility", "opacity", "color", "background", "background-color", "font-size", "font", "position", "left", "top",
+    "display", "visibility", "opacity", "color", "background", "background-color", "background-image",
+    "font-size", "font", "position", "left", "top",
     "text-indent", "margin-left", "clip", "clip-path", "height", "max-height", "width", "max-width", "overflow", "transform",
     "content-visibility",
 ))  # fmt: skip
@@ -42,16 +45,17 @@ class Look:
     """How the text of an element looks, as far as it is known."""
 
     colour: Rgb | None = None
-    background: Rgb = _WHITE
+    # None where a picture or a gradient is behind it.
+    background: Rgb | None = _WHITE
     tiny: bool = False
 
     def readable(self) -> bool:
         """Whether a reader could see it."""
         if self.tiny:
             return False
-        return self.colour is None or any(
-            abs(mine - behind) > _SAME for mine, behind in zip(self.colour, self.background, strict=True)
-        )
+        if self.colour is None or self.background is None:
+            return True
+        return any(abs(mine - behind) > _SAME for mine, behind in zip(self.colour, self.background, strict=True))
 
 
 class Styles:
@@ -81,7 +85,7 @@ class Styles:
         if style := element.get("style"):
             _merge(found, {name: ((important, *_INLINE), value) for name, (important, value) in _declared(style).items()})
         values = {name: value for name, (_, value) in found.items()}
-        for attribute, name in (("bgcolor", "background-color"), ("color", "color")):
+        for attribute, name in (("bgcolor", "background-color"), ("background", "background-image"), ("color", "color")):
             if value := element.get(attribute):
                 values.setdefault(name, value)
         return values
@@ -137,13 +141,23 @@ def look_of(declared: Declarations, parent: Look) -> Look:
         return parent
     size = _length(declared.get("font-size"))
     tiny = parent.tiny if size is None else size < _TINY
-    background = _colour(declared.get("background-color") or declared.get("background"))
     colour = _colour(declared.get("color"))
-    behind = parent.background if background is None or background[1] < _SAME else background[0]
+    behind = _behind(declared, parent.background)
     if colour is None:
         return Look(parent.colour, behind, tiny)
     # Text of no opacity has the colour of what is behind it.
     return Look(behind if colour[1] < _SAME else colour[0], behind, tiny)
+
+
+def _behind(declared: Declarations, below: Rgb | None) -> Rgb | None:
+    if declared.get("background-image", "none") not in _NO_PICTURE:
+        return None
+    background = declared.get("background-color") or declared.get("background") or ""
+    found = _colour(background)
+    if found is None:
+        # What is left are pictures, gradients and values that stand elsewhere.
+        return None if "(" in background else below
+    return below if found[1] < _SAME else None if _PICTURE.search(declared.get("background", "")) else found[0]
 
 
 def _displaced(declared: Declarations) -> bool:

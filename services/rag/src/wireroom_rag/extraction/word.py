@@ -64,14 +64,18 @@ class _Reader:
         self._document = document
         own = {style.get(qn("w:styleId")): style for style in document.styles.element.iterchildren(qn("w:style"))}
         self._styles = {name: _resolved(name, own) for name in own}
-        self._shading_tables = {name for name, style in own.items() if style.find(f".//{qn('w:shd')}") is not None}
+        self._headings = {name: _heading(style) for name, style in own.items()}
+        self._shading_tables = {
+            name for name in own if any(style.find(f".//{qn('w:shd')}") is not None for style in _bases(name, own))
+        }
+        self._paper = _paper(document)
         self._notes = dict(_notes(document))
         # What a paragraph carries with it: notes and text boxes, which follow it.
         self._carried: list[str] = []
 
     def parts(self) -> Iterator[str]:
         yield from self._margins("header")
-        yield from self._blocks(self._document.element.body, self._document, _PAPER)
+        yield from self._blocks(self._document.element.body, self._document, self._paper)
         yield from self._margins("footer")
 
     def _margins(self, kind: str) -> list[str]:
@@ -81,7 +85,7 @@ class _Reader:
             for name in (f"first_page_{kind}", kind, f"even_page_{kind}"):
                 margin: _Header | _Footer = getattr(section, name)
                 if not margin.is_linked_to_previous:
-                    blocks = self._blocks(margin._element, margin, _PAPER)  # noqa: SLF001 - the public iteration skips content controls
+                    blocks = self._blocks(margin._element, margin, self._paper)  # noqa: SLF001 - the public iteration skips content controls
                     texts["\n\n".join(part for part in blocks if part)] = None
         return list(texts)
 
@@ -96,9 +100,9 @@ class _Reader:
 
     def _paragraph(self, paragraph: Paragraph, behind: str | None) -> str:
         text = self._visible(paragraph._p, behind).strip()  # noqa: SLF001 - the public `text` includes what is hidden
-        name = (paragraph.style.name or "").lower() if paragraph.style is not None else ""
-        level = name.removeprefix("heading ") if name.startswith("heading ") else "1" if name == "title" else ""
-        return f"{'#' * min(int(level), _MAX_HEADING)} {text}" if text and level.isdigit() and int(level) else text
+        named = paragraph._p.find(f"{qn('w:pPr')}/{qn('w:pStyle')}")  # noqa: SLF001 - the public `style` takes a millisecond
+        level = self._headings.get(named.get(qn("w:val")), 0) if named is not None else 0
+        return f"{'#' * level} {text}" if text and level else text
 
     def _table(self, table: Table, behind: str | None, depth: int = 0) -> str:
         if depth > _DEPTH:
@@ -124,14 +128,14 @@ class _Reader:
             rows.append(cells)
         return table_text(rows)
 
-    def _visible(self, paragraph: etree._Element, behind: str | None) -> str:
+    def _visible(self, paragraph: etree._Element, behind: str | None, depth: int = 0) -> str:
         properties = paragraph.find(qn("w:pPr"))
         named = properties.find(qn("w:pStyle")) if properties is not None else None
         style = self._style(named)
         if style.hidden:
             return ""
         behind = _shade(properties, behind if style.shade is None else style.shade)
-        return "".join(self._runs(paragraph, style.colour, behind, 0))
+        return "".join(self._runs(paragraph, style.colour, behind, depth))
 
     def _runs(self, holder: etree._Element, colour: str | None, behind: str | None, depth: int) -> Iterator[str]:
         for child in holder:
@@ -157,7 +161,7 @@ class _Reader:
         for reference in run.iterchildren(qn("w:footnoteReference"), qn("w:endnoteReference")):
             note = self._notes.pop((reference.tag, reference.get(qn("w:id"))), None)
             if note is not None:
-                self._say_inside(note, _PAPER, "Note: ", depth)
+                self._say_inside(note, self._paper, "Note: ", depth)
         for box in _text_boxes(run):
             # What the box is filled with is the drawing's matter.
             self._say_inside(box, None, "", depth)
@@ -166,9 +170,7 @@ class _Reader:
         if depth >= _DEPTH:
             return
         lines = [
-            "".join(
-                self._runs(paragraph, self._style(paragraph.find(f"{qn('w:pPr')}/{qn('w:pStyle')}")).colour, behind, depth + 1)
-            )
+            self._visible(paragraph, behind, depth + 1)
             for paragraph in holder.iter(qn("w:p"))
             # A box inside of the box speaks for itself.
             if next(paragraph.iterancestors(_BOX, holder.tag), None) is holder
@@ -195,19 +197,42 @@ def _inner(element: etree._Element, parent: Any, depth: int) -> Iterator[Paragra
 
 def _resolved(name: str | None, own: Mapping[str | None, etree._Element]) -> _Style:
     hidden, colour, shade = False, None, None
-    for _ in range(_DEPTH):
-        style = own.get(name)
-        if style is None:
-            break
+    for style in _bases(name, own):
         run, paragraph = style.find(qn("w:rPr")), style.find(qn("w:pPr"))
         if run is not None:
             hidden = hidden or _hides(run)
             colour = colour or _colour(run)
             shade = shade or _shade(run, None)
         shade = shade or _shade(paragraph, None)
+    return _Style(hidden, colour, shade)
+
+
+def _heading(style: etree._Element) -> int:
+    """The level of headings in this style; 0 for other text."""
+    named = style.find(qn("w:name"))
+    name = (named.get(qn("w:val")) or "").lower() if named is not None and style.get(qn("w:type")) == "paragraph" else ""
+    level = name.removeprefix("heading ") if name.startswith("heading ") else "1" if name == "title" else ""
+    return min(int(level), _MAX_HEADING) if level.isdecimal() else 0
+
+
+def _bases(name: str | None, own: Mapping[str | None, etree._Element]) -> Iterator[etree._Element]:
+    """A style and those it is based on."""
+    for _ in range(_DEPTH):
+        style = own.get(name)
+        if style is None:
+            return
+        yield style
         base = style.find(qn("w:basedOn"))
         name = base.get(qn("w:val")) if base is not None else None
-    return _Style(hidden, colour, shade)
+
+
+def _paper(document: Document) -> str | None:
+    """The colour of the pages; None for one that cannot be told."""
+    background = document.element.find(qn("w:background"))
+    if background is None or document.settings.element.find(qn("w:displayBackgroundShape")) is None:
+        return _PAPER
+    colour = (background.get(qn("w:color")) or "").upper()
+    return None if len(background) or colour in ("", "AUTO") else colour
 
 
 def _notes(document: Document) -> Iterator[tuple[tuple[str, str | None], etree._Element]]:

@@ -59,4 +59,7 @@ class TidyingQueue(Protocol):
     """Whose turn it is, over all tenants and replicas."""
 
     async def claim(self, seconds: float) -> tuple[UUID, Generation] | None:
-        """The generation in another store that was not tidied for longest, if that is `seconds` and more; nobody else gets it meanwhile."""
+        """The generation in another store whose turn is longest due; nobody else gets it for so many seconds."""
+
+    async def due_again(self, tenant_id: UUID, generation: Generation, seconds: float) -> None:
+        """Its next turn comes in so many seconds."""

@@ -17,7 +17,9 @@ _AT_ONCE = 100
 _MOST = 5_000
 # Generations of one run, and how often each has its turn.
 _TIDIED = 50
-_TIDY_SECONDS = 600.0
+_TURN_SECONDS = 600.0
+# Beyond the time limit of the work.
+_GRACE_SECONDS = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -85,17 +87,18 @@ class CountVectors:
 
 
 class TidyVectors:
-    """Gives each generation its turn; one that fails has the next one with the others."""
+    """Gives each generation its turn; one that fails has the next one with the others. `most_seconds` is the store's limit of a turn."""
 
-    def __init__(self, queue: TidyingQueue, store: VectorTidying) -> None:
+    def __init__(self, queue: TidyingQueue, store: VectorTidying, *, most_seconds: float) -> None:
         self._queue = queue
         self._store = store
+        self._most_seconds = most_seconds
 
     async def __call__(self) -> int:
         """How many were tidied."""
         count = 0
         for _ in range(_TIDIED):
-            claimed = await self._queue.claim(_TIDY_SECONDS)
+            claimed = await self._queue.claim(self._most_seconds + _GRACE_SECONDS)
             if claimed is None:
                 break
             tenant_id, generation = claimed
@@ -104,4 +107,5 @@ class TidyVectors:
                 count += 1
             except WireroomError as error:
                 _log.warning("vectors_not_tidied", tenant_id=str(tenant_id), generation=generation.number, error=error.code)
+            await self._queue.due_again(tenant_id, generation, _TURN_SECONDS)
         return count

@@ -18,6 +18,12 @@ _TENANT = f"tenant_id = {TENANT_EXPRESSION}"
 _NARROWED = "(SELECT COALESCE(current_setting('wireroom.documents', true), '') <> '')"
 _DOCUMENTS = "CAST((SELECT string_to_array(NULLIF(current_setting('wireroom.documents', true), ''), ',')) AS uuid[])"
 
+# Older code may run meanwhile: whoever changes chunks holds the row of their document first, so that this waits for him, and he for
+# this. What he committed behind the conversion's back would be missing in the blocks, or stay in them.
+_ALONE = [
+    "LOCK TABLE rag.documents IN EXCLUSIVE MODE",
+    "LOCK TABLE rag.chunks, rag.{postings} IN SHARE ROW EXCLUSIVE MODE",
+]
 _BLOCKS = [
     # The format stands in `adapters.postings_format`. The empty stem has every chunk, with the numbers of its terms as counts.
     """
@@ -98,6 +104,7 @@ def _of_document_before(table: str) -> str:
 
 _TEXTS = ("document_versions", "chunks")
 UPGRADE: list[str] = statements_of(
+    [statement.format(postings="postings") for statement in _ALONE],
     _BLOCKS,
     _CONVERT,
     tenant_table("rag", "posting_blocks"),
@@ -113,6 +120,7 @@ UPGRADE: list[str] = statements_of(
     ),
 )
 DOWNGRADE: list[str] = statements_of(
+    [statement.format(postings="posting_blocks") for statement in _ALONE],
     *(
         statement
         for table in _TEXTS

@@ -40,10 +40,13 @@ UPGRADE: list[str] = statements_of(_GENERATIONS, _REMOVALS, tenant_table("rag", 
 DOWNGRADE: list[str] = [
     "DROP TABLE rag.vector_removals",
     "DELETE FROM rag.chunks WHERE embedding IS NULL",
-    """
-    DELETE FROM rag.index_statistics s USING rag.generations g
-     WHERE g.tenant_id = s.tenant_id AND g.number = s.generation AND g.store <> 'postgresql'
-    """,
+    *(
+        f"""
+        DELETE FROM rag.{table} i USING rag.generations g
+         WHERE g.tenant_id = i.tenant_id AND g.number = i.generation AND g.store <> 'postgresql'
+        """  # noqa: S608 - constants
+        for table in ("posting_blocks", "indexed_stems", "index_statistics")
+    ),
     "ALTER TABLE rag.chunks ALTER COLUMN embedding SET NOT NULL",
     "DROP INDEX rag.generations_upkeep",
     "ALTER TABLE rag.generations DROP COLUMN store, DROP COLUMN upkeep_at",
