@@ -59,6 +59,8 @@ DISPOSABLE: Mapping[str, str] = {
     "POST /auth/mfa/totp/enroll": "begins a second factor, and wrong passwords slow the user down",
     "POST /auth/mfa/totp/verify": "wrong codes lock the user out",
     "POST /auth/mfa/totp/disable": "wrong passwords and codes lock the user out",
+    "DELETE /api/v1/privacy/me": "erases the user, and wrong passwords slow the user down",
+    "DELETE /api/v1/privacy/tenant": "wrong passwords slow the user down",
 }
 # Where a body that breaks the schema may be accepted, though nothing else about the answer may be wrong.
 UNREFUSED: Mapping[str, str] = {
