@@ -105,7 +105,11 @@ class ParserProcess:
 
     async def _start(self) -> None:
         # Nothing of our environment (secrets, proxies) but what Python needs to find its packages.
-        environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+        environment = {
+            name: os.environ[name]
+            for name in ("PATH", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "LANG", "LD_LIBRARY_PATH")
+            if name in os.environ
+        }
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "ignore", "-m", "wireroom_news.parsing.worker", str(self._memory), str(math.ceil(self._timeout)),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,

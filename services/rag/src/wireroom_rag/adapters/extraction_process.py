@@ -18,7 +18,7 @@ from wireroom_rag.extraction.protocol import MAX_HEADER, PREFIX, Reply, Request,
 from wireroom_rag.ports.processing import ExtractionCrashedError
 
 # Only what Python itself needs: a parser of hostile files must hold no secret.
-_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "VIRTUAL_ENV", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
 _WORKER = (sys.executable, "-P", "-m", "wireroom_rag.extraction.worker")
 # How a process ends that broke at a file, not one that was ended: at the next try it would break again.
 _BROKEN = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE})
