@@ -28,7 +28,7 @@ from wireroom_common.rpc import ensure_key
 from wireroom_common.runtime.config_check import load
 from wireroom_common.runtime.embedded import EmbeddedPostgres, EmbeddedValkey
 from wireroom_common.runtime.infra import ProcessInfra
-from wireroom_common.runtime.memory import settle_memory
+from wireroom_common.runtime.memory import settle_memory, share_pools
 from wireroom_common.runtime.process import Process
 from wireroom_common.runtime.secrets import checked, keep_once, kept_master_secret, master_secret, new_secret, read_secret
 from wireroom_common.runtime.settings import Environment, LogFormat, RuntimeSettings
@@ -40,6 +40,7 @@ LOCAL = "local:"
 
 def run(role: str, runtime: RuntimeSettings, settings: dict[str, BaseSettings]) -> int:
     """Run `role` until it is told to stop; 0 after a clean stop."""
+    share_pools()
     as_json = runtime.log_format is LogFormat.JSON or (runtime.log_format is LogFormat.AUTO and not sys.stdout.isatty())
     logging.configure(level=runtime.log_level, as_json=as_json, service=role)
     tracing = telemetry.configure(service=role, version=package_version(), endpoint=runtime.otlp_endpoint)
