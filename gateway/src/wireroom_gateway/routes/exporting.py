@@ -188,26 +188,22 @@ class Exporter:
         yield _line(user)
 
     async def _api_keys(self) -> AsyncGenerator[bytes, None]:
-        token = ""
-        while True:
+        token: str | None = ""
+        while token is not None:
             request = auth_pb2.ListKeysRequest(page_size=_PAGE, page_token=token)
             page = await self._services.api_keys.ListKeys(request, timeout=self._timeout)
             for key in page.keys:
                 yield _line(key)
-            token = page.next_page_token
-            if not token:
-                return
+            token = page.next_page_token or None
 
     async def _logins(self) -> AsyncGenerator[bytes, None]:
-        token = ""
-        while True:
+        token: str | None = ""
+        while token is not None:
             request = auth_pb2.ListSessionsRequest(page_size=_PAGE, page_token=token)
             page = await self._services.auth.ListSessions(request, timeout=self._timeout)
             for session in page.sessions:
                 yield _line(session)
-            token = page.next_page_token
-            if not token:
-                return
+            token = page.next_page_token or None
 
     async def _audit(self) -> AsyncGenerator[bytes, None]:
         after = 0

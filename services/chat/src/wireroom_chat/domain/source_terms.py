@@ -57,8 +57,3 @@ def not_allowed() -> WireroomError:
         "The collections of the passages for this answer name providers that may receive their text, and none of this model's is among"
         " them. Choose another model, or 'extractive', which answers with quotes and asks no provider.",
     )
-
-
-def is_not_allowed(error: WireroomError) -> bool:
-    """Whether the terms of collections stood in the way."""
-    return error.code == NOT_ALLOWED
